@@ -1,0 +1,16 @@
+module gantry
+
+go 1.26.0
+
+require (
+	github.com/moby/docker-image-spec v1.3.1
+	github.com/moby/moby/api v1.56.1
+	github.com/opencontainers/go-digest v1.0.0
+	github.com/opencontainers/image-spec v1.1.1
+	go.etcd.io/bbolt v1.5.0
+)
+
+require (
+	github.com/docker/go-units v0.5.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+)

@@ -1,0 +1,107 @@
+// Package supervisor is the engine's side of the one small process that outlives it and holds all
+// containers: the protocol and its client. The process itself is package server below this one.
+//
+// The protocol runs over a unix stream socket below the exec-root. A message is four bytes of length (big
+// endian) and a JSON Request or Reply; file descriptors travel with its first byte as SCM_RIGHTS (unix(7)). One connection carries
+// requests in order, each answered once; a connection that asked for Watch carries only Exit events
+// after that. Peers are checked by SO_PEERCRED: only the supervisor's own uid may speak.
+package supervisor
+
+import (
+	"time"
+
+	"gantry/internal/runtime/spec"
+)
+
+// Protocol is the version spoken; the server accepts it and the one before.
+const Protocol = 1
+
+// Ops of a Request.
+const (
+	OpHello   = "hello"   // → Reply.Hello
+	OpLaunch  = "launch"  // Launch, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process or Failure
+	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died
+	OpList    = "list"    // → Processes
+	OpSignal  = "signal"  // ID, Signal
+	OpResize  = "resize"  // ID, Height, Width
+	OpAttach  = "attach"  // ID → one fd: a socket carrying Frames
+	OpFds     = "fds"     // ID → fds of the process, named by Reply.FdNames
+	OpCloseIn = "closein" // ID: close stdin's write end
+	OpForget  = "forget"  // ID: the exit code has been recorded, drop it
+	OpWatch   = "watch"   // → a stream of Exit; those not yet forgotten come first
+	OpUpgrade = "upgrade" // fds: new program, new init; the server execs itself
+	OpQuit    = "quit"    // end, if it holds no process
+)
+
+// Request is one message from the engine.
+type Request struct {
+	Version int          `json:"v"`
+	Op      string       `json:"op"`
+	ID      string       `json:"id,omitempty"`
+	Launch  *spec.Launch `json:"launch,omitempty"`
+	Process *Process     `json:"process,omitempty"`
+	FdNames []string     `json:"fds,omitempty"`
+	Signal  int          `json:"signal,omitempty"`
+	Height  uint16       `json:"h,omitempty"`
+	Width   uint16       `json:"w,omitempty"`
+	// Attach: which streams are wanted, and from which offset of each on.
+	Stdout bool `json:"stdout,omitempty"`
+	Stderr bool `json:"stderr,omitempty"`
+}
+
+// Reply is one message back.
+type Reply struct {
+	Error     string        `json:"error,omitempty"`
+	Failure   *spec.Failure `json:"failure,omitempty"`
+	Hello     *Hello        `json:"hello,omitempty"`
+	Process   *Process      `json:"process,omitempty"`
+	Processes []Process     `json:"processes,omitempty"`
+	Exit      *Exit         `json:"exit,omitempty"`
+	FdNames   []string      `json:"fds,omitempty"`
+}
+
+// Hello tells who answers.
+type Hello struct {
+	Protocol int    `json:"protocol"`
+	Build    string `json:"build"` // digest of the running program, to know whether an upgrade is due
+	Pid      int    `json:"pid"`
+}
+
+// Process is one started process, a container's first or an exec.
+type Process struct {
+	ID        string     `json:"id"`
+	Container string     `json:"container,omitempty"` // set for an exec
+	Pid       int        `json:"pid"`
+	StartTime uint64     `json:"start_time"` // clock ticks since boot, proc_pid_stat(5) field 22
+	Started   time.Time  `json:"started"`
+	Stdio     spec.Stdio `json:"stdio"`
+	Log       spec.Log   `json:"log"`
+	Exit      *Exit      `json:"exit,omitempty"` // nil while it runs
+}
+
+// Exit tells how a process ended.
+type Exit struct {
+	ID   string `json:"id"`
+	Code int    `json:"code"` // 0–255; 128+n for signal n
+	// Unknown: the process is gone, and nobody can tell how (its parent died and the kernel is older than
+	// 6.15, which brought PIDFD_INFO_EXIT). Code is then 255.
+	Unknown bool      `json:"unknown,omitempty"`
+	At      time.Time `json:"at"`
+}
+
+// Streams of a Frame, as Docker numbers them.
+const (
+	Stdin  = 0
+	Stdout = 1
+	Stderr = 2
+)
+
+// Names of a process's fds in FdNames.
+const (
+	FdPid    = "pid"    // pidfd
+	FdStdin  = "stdin"  // write end of stdin's pipe
+	FdStdout = "stdout" // read end
+	FdStderr = "stderr" // read end
+	FdPty    = "pty"    // master
+	FdState  = "state"  // memfd: what has been logged and delivered of each stream
+)

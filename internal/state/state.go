@@ -1,0 +1,224 @@
+// Package state keeps what must survive a reboot: one bbolt file of small JSON records.
+//
+// Writers that come while a commit is under way share the next one, so that fifty containers created at
+// once cost a few syncs and not fifty. The file carries a schema version: older files are migrated step by
+// step in one transaction, newer ones are refused.
+package state
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"gantry/internal/errs"
+)
+
+// Schema is the version of the records this program writes.
+const Schema = 1
+
+// migrations[i] turns schema i into i+1.
+var migrations = [Schema]func(*bolt.Tx) error{
+	func(tx *bolt.Tx) error { return nil }, // 0: an empty file
+}
+
+var (
+	metaBucket = []byte("meta")
+	schemaKey  = []byte("schema")
+)
+
+// Store is an open state file. Its methods may be called from any goroutine.
+type Store struct {
+	db      *bolt.DB
+	pending chan *update
+	done    chan struct{}
+}
+
+type update struct {
+	fn   func(Tx) error
+	err  error
+	done chan struct{}
+}
+
+// Open opens or creates the file at path. It fails when another process holds it, or when a newer Gantry wrote it.
+func Open(path string) (*Store, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, errs.Conflict.Errorf("state file %s is held by another gantry daemon: give this one its own --data-root", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open state file %s: %w", path, err)
+	}
+	if err := migrate(db); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	s := &Store{db: db, pending: make(chan *update, 256), done: make(chan struct{})}
+	go s.commitLoop()
+	return s, nil
+}
+
+func migrate(db *bolt.DB) error {
+	return db.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		var have uint64
+		if v := meta.Get(schemaKey); len(v) == 8 {
+			have = binary.BigEndian.Uint64(v)
+		}
+		if have > Schema {
+			return errs.Conflict.Errorf("schema %d was written by a newer gantry; this one knows %d: run the newer one, or another --data-root", have, Schema)
+		}
+		for ; have < Schema; have++ {
+			if err := migrations[have](tx); err != nil {
+				return fmt.Errorf("migrate schema %d: %w", have, err)
+			}
+		}
+		return meta.Put(schemaKey, binary.BigEndian.AppendUint64(nil, Schema))
+	})
+}
+
+// Close waits for writers and closes the file.
+func (s *Store) Close() error {
+	close(s.pending)
+	<-s.done
+	return s.db.Close()
+}
+
+// View runs fn on a consistent picture of the state.
+func (s *Store) View(fn func(Tx) error) error {
+	return s.db.View(func(tx *bolt.Tx) error { return fn(Tx{tx}) })
+}
+
+// Update runs fn in a transaction and returns when it is on disk. When fn fails nothing of it is kept. fn may
+// run more than once, so it must have no effect but on the transaction and on variables it sets anew.
+func (s *Store) Update(fn func(Tx) error) error {
+	u := &update{fn: fn, done: make(chan struct{})}
+	s.pending <- u
+	<-u.done
+	return u.err
+}
+
+// Later is Update without the wait: the change is ordered with the others, and on disk soon. For facts
+// whose loss in a power cut is repaired at the next start.
+func (s *Store) Later(fn func(Tx) error) { s.pending <- &update{fn: fn, done: make(chan struct{})} }
+
+var errRetry = errors.New("a member of the group failed")
+
+func (s *Store) commitLoop() {
+	defer close(s.done)
+	for first := range s.pending {
+		group := []*update{first}
+		for more := true; more && len(group) < cap(s.pending); {
+			select {
+			case u, ok := <-s.pending:
+				if ok {
+					group = append(group, u)
+				}
+				more = ok
+			default:
+				more = false
+			}
+		}
+		s.commit(group)
+	}
+}
+
+// commit runs the group in one transaction. When one fails the transaction is undone and run again
+// without it, as bbolt's own Batch does.
+func (s *Store) commit(group []*update) {
+	for len(group) > 0 {
+		failed := -1
+		err := s.db.Update(func(tx *bolt.Tx) error {
+			for i, u := range group {
+				if u.err = u.fn(Tx{tx}); u.err != nil {
+					failed = i
+					return errRetry
+				}
+			}
+			return nil
+		})
+		if failed >= 0 {
+			close(group[failed].done)
+			group = append(group[:failed:failed], group[failed+1:]...)
+			continue
+		}
+		for _, u := range group {
+			u.err = err
+			close(u.done)
+		}
+		return
+	}
+}
+
+// Tx is one transaction. What it returns is valid until the transaction ends.
+type Tx struct{ tx *bolt.Tx }
+
+// Get decodes the record key of bucket into v; it reports whether there is one.
+func (t Tx) Get(bucket, key string, v any) (bool, error) {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return false, nil
+	}
+	data := b.Get([]byte(key))
+	if data == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return true, fmt.Errorf("decode %s/%s: %w", bucket, key, err)
+	}
+	return true, nil
+}
+
+// Put writes the record key of bucket.
+func (t Tx) Put(bucket, key string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s/%s: %w", bucket, key, err)
+	}
+	b, err := t.tx.CreateBucketIfNotExists([]byte(bucket))
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(key), data)
+}
+
+// Delete removes the record key of bucket; a missing one is no error.
+func (t Tx) Delete(bucket, key string) error {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.Delete([]byte(key))
+}
+
+// Each calls fn for all records of bucket in the order of their keys; decode fills a value from the record.
+func (t Tx) Each(bucket string, fn func(key string, decode func(any) error) error) error {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, data []byte) error {
+		return fn(string(k), func(v any) error {
+			if err := json.Unmarshal(data, v); err != nil {
+				return fmt.Errorf("decode %s/%s: %w", bucket, k, err)
+			}
+			return nil
+		})
+	})
+}
+
+// Size returns the size of the state file in bytes.
+func (s *Store) Size() int64 {
+	fi, err := os.Stat(s.db.Path())
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
