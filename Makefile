@@ -1,0 +1,59 @@
+# Gantry's workshop. `make run` and `make test` are all that a fresh Debian machine with Go needs, as root.
+# Everything is linked without cgo; see ARCHITECTURE.md for the programs inside the one binary.
+
+export CGO_ENABLED = 0
+GO      ?= go
+BIN     := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X gantry/internal/version.Version=$(VERSION)
+SMALL   := $(GO) build -trimpath -ldflags '-s -w'
+
+.PHONY: build run test lint vet unit e2e vm bench soak clean
+
+## build: leaves bin/gantry, one static binary with the other programs inside.
+build:
+	@mkdir -p $(BIN) cmd/engine/programs cmd/gantry/programs
+	$(SMALL) -o cmd/engine/programs/init ./cmd/init
+	$(SMALL) -o cmd/engine/programs/supervisor ./cmd/supervisor
+	$(GO) build -trimpath -tags embed -ldflags '$(LDFLAGS)' -o cmd/gantry/programs/engine ./cmd/engine
+	$(GO) build -trimpath -tags embed -ldflags '$(LDFLAGS)' -o $(BIN)/gantry ./cmd/gantry
+
+## run: builds, starts the engine if none runs, runs hello-world, then a real Debian.
+run: build
+	test/images/make debian
+	$(BIN)/gantry run --rm hello-world
+	$(BIN)/gantry load -i "$$(test/images/make --print debian)"
+	$(BIN)/gantry run --rm --network none debian cat /etc/os-release
+
+## test: installs what the tests need, builds, and runs all of them.
+test:
+	test/deps
+	$(MAKE) build lint unit e2e vm
+
+lint: vet
+	@files=$$(gofmt -l . 2>&1); if [ -n "$$files" ]; then echo "gofmt: run gofmt -w on:"; echo "$$files"; exit 1; fi
+	$(GO) run -modfile=tools/go.mod honnef.co/go/tools/cmd/staticcheck ./...
+	shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env bash' --)
+
+vet:
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+
+## unit: every package's own tests, under the race detector where the code under test runs in process.
+unit:
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+## e2e: the built binary, real programs, the stock docker CLI, and a real dockerd beside it.
+e2e: build
+	$(GO) test -tags e2e -count=1 -timeout 20m ./test/e2e/...
+
+## vm: what this machine's kernel cannot show, in a small virtual machine with cgroup v2.
+vm: build
+	test/vm/run
+
+## bench: against a real dockerd in the same run; writes docs/bench.md.
+bench: build
+	$(GO) run -tags e2e ./test/bench
+
+clean:
+	rm -rf $(BIN) cmd/engine/programs cmd/gantry/programs

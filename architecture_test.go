@@ -1,0 +1,106 @@
+// Package gantry_test holds the house together: ARCHITECTURE.md's invariants about who may import whom.
+package gantry_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// floors lists the rooms from the ground up. A room imports only from floors below its own. A prefix that
+// ends in "/" takes in everything below it; the longest match wins.
+var floors = [][]string{
+	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
+	{"internal/kernel/"},
+	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/client", "internal/state", "internal/events"},
+	{"internal/container", "internal/image"},
+	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
+	{"internal/daemon", "cmd/", "test/"},
+}
+
+// sameFloor lists the imports within a floor that are meant.
+var sameFloor = map[string][]string{
+	"internal/kernel/":  {"internal/kernel/"},
+	"internal/runtime":  {"internal/runtime/", "internal/layer"},
+	"internal/runtime/": {"internal/runtime/"},
+	"internal/layer":    {"internal/content", "internal/state"},
+	"internal/content":  {"internal/state"},
+	"internal/cli":      {"internal/cli/"},
+	"internal/cli/":     {"internal/cli/"},
+	"internal/api/":     {"internal/api"},
+	"internal/api":      {"internal/api/"},
+	"cmd/":              {"internal/daemon"},
+	"test/":             {"test/"},
+}
+
+// kernelSpeakers are the rooms that may make raw system calls.
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "cmd/", "test/", "internal/cli/", "internal/client", "internal/daemon"}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// room returns the entry of floors that path belongs to, and its floor.
+func room(path string) (name string, floor int) {
+	floor = -1
+	for i, f := range floors {
+		for _, r := range f {
+			if (path == r || strings.HasSuffix(r, "/") && strings.HasPrefix(path, r)) && len(r) >= len(name) {
+				name, floor = r, i
+			}
+		}
+	}
+	return name, floor
+}
+
+func TestImportsRunDownward(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		from := strings.TrimPrefix(p.ImportPath, "gantry/")
+		if from == "gantry" {
+			continue
+		}
+		fromRoom, fromFloor := room(from)
+		if fromFloor < 0 {
+			t.Errorf("%s stands on no floor: add it to floors, and to ARCHITECTURE.md", from)
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, "gantry/")
+			if !ours {
+				if (imp == "syscall" || imp == "golang.org/x/sys/unix") && !slices.ContainsFunc(kernelSpeakers, func(r string) bool { return r == fromRoom }) {
+					t.Errorf("%s makes system calls (imports %s): move that into a room under internal/kernel", from, imp)
+				}
+				continue
+			}
+			toRoom, toFloor := room(to)
+			if toFloor < fromFloor || toFloor == fromFloor && slices.Contains(sameFloor[fromRoom], toRoom) {
+				continue
+			}
+			t.Errorf("%s (floor %d) imports %s (floor %d): imports run downward", from, fromFloor, to, toFloor)
+		}
+	}
+}
