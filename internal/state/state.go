@@ -98,11 +98,17 @@ func (s *Store) View(fn func(Tx) error) error {
 
 // Update runs fn in a transaction and returns when it is on disk. When fn fails nothing of it is kept. fn may
 // run more than once, so it must have no effect but on the transaction and on variables it sets anew.
-func (s *Store) Update(fn func(Tx) error) error {
+func (s *Store) Update(fn func(Tx) error) error { return s.Submit(fn)() }
+
+// Submit queues what Update does, in order with the others, and returns at once; calling what it returns waits
+// until it is on disk and tells how that went.
+func (s *Store) Submit(fn func(Tx) error) (wait func() error) {
 	u := &update{fn: fn, done: make(chan struct{})}
 	s.pending <- u
-	<-u.done
-	return u.err
+	return func() error {
+		<-u.done
+		return u.err
+	}
 }
 
 // Later is Update without the wait: the change is ordered with the others, and on disk soon. For facts
