@@ -3,6 +3,7 @@ module gantry
 go 1.26.0
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/moby/docker-image-spec v1.3.1
 	github.com/moby/moby/api v1.56.1
 	github.com/opencontainers/go-digest v1.0.0
