@@ -53,7 +53,7 @@ vm: build
 
 ## bench: against a real dockerd in the same run; writes docs/bench.md.
 bench: build
-	$(GO) run -tags e2e ./test/bench
+	$(GO) run ./test/bench
 
 clean:
 	rm -rf $(BIN) cmd/engine/programs cmd/gantry/programs
