@@ -18,16 +18,13 @@ const Protocol = 1
 
 // Ops of a Request.
 const (
-	OpHello  = "hello"  // → Reply.Hello
-	OpLaunch = "launch" // Launch, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process or Failure
-	OpAdopt  = "adopt"  // Process, fds as in Fds: take over a process whose supervisor died
-	OpList   = "list"   // → Processes
-	OpSignal = "signal" // ID, Signal
-	OpResize = "resize" // ID, Height, Width
-	// OpAttach: ID → one fd: a socket carrying Frames. An ID that is not launched yet may be attached to: the
-	// socket then carries the process's output from its first byte, as `docker run` needs, which attaches before it
-	// starts. The socket is closed when the streams have ended, or when OpLaunch of that ID fails.
-	OpAttach  = "attach"
+	OpHello   = "hello"   // → Reply.Hello
+	OpLaunch  = "launch"  // Launch, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process or Failure
+	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died
+	OpList    = "list"    // → Processes
+	OpSignal  = "signal"  // ID, Signal
+	OpResize  = "resize"  // ID, Height, Width
+	OpAttach  = "attach"  // ID → one fd: a socket carrying Frames
 	OpFds     = "fds"     // ID → fds of the process, named by Reply.FdNames
 	OpCloseIn = "closein" // ID: close stdin's write end
 	OpForget  = "forget"  // ID: the exit code has been recorded, drop it
