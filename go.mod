@@ -9,9 +9,7 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	go.etcd.io/bbolt v1.5.0
+	golang.org/x/sys v0.45.0
 )
 
-require (
-	github.com/docker/go-units v0.5.0 // indirect
-	golang.org/x/sys v0.45.0 // indirect
-)
+require github.com/docker/go-units v0.5.0 // indirect

@@ -19,12 +19,13 @@ const Protocol = 1
 // Ops of a Request.
 const (
 	OpHello   = "hello"   // → Reply.Hello
-	OpLaunch  = "launch"  // Launch, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process or Failure
+	OpLaunch  = "launch"  // Launch, Paused, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process and its fds, or Failure
 	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died
 	OpList    = "list"    // → Processes
 	OpSignal  = "signal"  // ID, Signal
 	OpResize  = "resize"  // ID, Height, Width
-	OpAttach  = "attach"  // ID → one fd: a socket carrying Frames
+	OpResume  = "resume"  // ID: let the streams of a Launch with Paused, or of an adopted process, flow
+	OpAttach  = "attach"  // ID → one fd: a socket carrying frames (see Attachment)
 	OpFds     = "fds"     // ID → fds of the process, named by Reply.FdNames
 	OpCloseIn = "closein" // ID: close stdin's write end
 	OpForget  = "forget"  // ID: the exit code has been recorded, drop it
@@ -44,26 +45,39 @@ type Request struct {
 	Signal  int          `json:"signal,omitempty"`
 	Height  uint16       `json:"h,omitempty"`
 	Width   uint16       `json:"w,omitempty"`
-	// Attach: which streams are wanted, and from which offset of each on.
-	Stdout bool `json:"stdout,omitempty"`
-	Stderr bool `json:"stderr,omitempty"`
+	// Attach: which streams are wanted, and from which offset of each on (stdout's, stderr's; nil: from now on).
+	Stdout  bool     `json:"stdout,omitempty"`
+	Stderr  bool     `json:"stderr,omitempty"`
+	Offsets []uint64 `json:"offsets,omitempty"`
+	Build   string   `json:"build,omitempty"` // OpUpgrade: what Hello.Build will be
+	// Paused: no byte of the output is read before OpResume, so that whoever attaches first sees all of it.
+	Paused bool `json:"paused,omitempty"`
 }
 
 // Reply is one message back.
 type Reply struct {
 	Error     string        `json:"error,omitempty"`
+	Code      string        `json:"code,omitempty"` // what kind of error: one of Code…, or "" for internal
 	Failure   *spec.Failure `json:"failure,omitempty"`
 	Hello     *Hello        `json:"hello,omitempty"`
 	Process   *Process      `json:"process,omitempty"`
 	Processes []Process     `json:"processes,omitempty"`
 	Exit      *Exit         `json:"exit,omitempty"`
+	Offsets   []uint64      `json:"offsets,omitempty"` // OpAttach: of the first byte that will come, for stdout and stderr
 	FdNames   []string      `json:"fds,omitempty"`
 }
+
+// Codes of a Reply with Error.
+const (
+	CodeNotFound = "not found" // no process of this ID
+	CodeConflict = "conflict"  // the process has ended, or already exists; or (quit) there still is one
+	CodeInvalid  = "invalid"
+)
 
 // Hello tells who answers.
 type Hello struct {
 	Protocol int    `json:"protocol"`
-	Build    string `json:"build"` // digest of the running program, to know whether an upgrade is due
+	Build    string `json:"build"` // digest of the running program and of init, to know whether an upgrade is due
 	Pid      int    `json:"pid"`
 }
 
@@ -76,6 +90,7 @@ type Process struct {
 	Started   time.Time  `json:"started"`
 	Stdio     spec.Stdio `json:"stdio"`
 	Log       spec.Log   `json:"log"`
+	Slot      int        `json:"slot"`           // where in FdState its streams' progress is
 	Exit      *Exit      `json:"exit,omitempty"` // nil while it runs
 }
 
@@ -96,12 +111,17 @@ const (
 	Stderr = 2
 )
 
-// Names of a process's fds in FdNames.
+// Names of fds in FdNames.
 const (
+	FdInit    = "init"    // OpLaunch: the payload; OpUpgrade: the new init program
+	FdProgram = "program" // OpUpgrade: the new supervisor program
+	FdSocket  = "socket"  // OpAttach: the socket with the frames
+
 	FdPid    = "pid"    // pidfd
 	FdStdin  = "stdin"  // write end of stdin's pipe
-	FdStdout = "stdout" // read end
+	FdStdout = "stdout" // read end; with a pty that of the pipe into which the supervisor moves its output
 	FdStderr = "stderr" // read end
 	FdPty    = "pty"    // master
-	FdState  = "state"  // memfd: what has been logged and delivered of each stream
+	FdPtyIn  = "ptyin"  // with a pty: the write end of the pipe behind FdStdout
+	FdState  = "state"  // memfd, one for all processes: what has been logged and consumed of each stream
 )

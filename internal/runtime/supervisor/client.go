@@ -1,0 +1,365 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
+	"gantry/internal/runtime/spec"
+)
+
+// SocketName is the name of the supervisor's socket in the exec-root.
+const SocketName = "supervisor.sock"
+
+// ErrGone says that the supervisor died, or was not there, while a request was under way: whether the request took
+// effect is not known. The Keeper brings the supervisor back; asking again later may help.
+var ErrGone = errs.Unavailable.Errorf("the supervisor is gone")
+
+// LaunchError is the error of a process that could not be started because init, or the kernel on its behalf, said no.
+type LaunchError struct{ spec.Failure }
+
+// Error returns the text for the user, in the words that Docker's users know.
+func (e *LaunchError) Error() string { return e.Message }
+
+// Client speaks to one supervisor. Its methods may be called from any goroutine: each call has a connection
+// to itself, so that a slow one holds up no other. Most users want a Keeper, which also holds what must survive the supervisor.
+type Client struct {
+	path string
+
+	mu     sync.Mutex
+	idle   []*net.UnixConn
+	closed bool
+}
+
+const maxIdle = 4 // connections kept for the next calls
+
+// Dial connects to the supervisor that listens in execRoot and checks that it speaks a version known here.
+func Dial(execRoot string) (*Client, error) {
+	c := &Client{path: filepath.Join(execRoot, SocketName)}
+	h, err := c.Hello(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if h.Protocol < Protocol-1 || h.Protocol > Protocol+1 {
+		c.Close()
+		return nil, fmt.Errorf("supervisor speaks protocol %d, this engine %d", h.Protocol, Protocol)
+	}
+	return c, nil
+}
+
+// Close closes the idle connections. The supervisor and its processes go on.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, conn := range c.idle {
+		conn.Close()
+	}
+	c.idle = nil
+}
+
+func (c *Client) get() (conn *net.UnixConn, reused bool, err error) {
+	c.mu.Lock()
+	if n := len(c.idle); n > 0 {
+		conn = c.idle[n-1]
+		c.idle = c.idle[:n-1]
+		c.mu.Unlock()
+		return conn, true, nil
+	}
+	c.mu.Unlock()
+	conn, err = dialUnix(c.path)
+	return conn, false, err
+}
+
+// dialUnix works around the 108 bytes of sun_path by going through a directory fd.
+func dialUnix(path string) (*net.UnixConn, error) {
+	if len(path) > 100 {
+		dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		defer unix.Close(dir)
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(path))
+	}
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return conn, nil
+}
+
+func (c *Client) put(conn *net.UnixConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(c.idle) >= maxIdle {
+		conn.Close()
+		return
+	}
+	c.idle = append(c.idle, conn)
+}
+
+// call sends a request with fds and returns the reply with the fds of its FdNames, which the caller then owns.
+func (c *Client) call(ctx context.Context, req *Request, fds []int) (*Reply, map[string]int, error) {
+	req.Version = Protocol
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	for {
+		conn, reused, err := c.get()
+		if err != nil {
+			return nil, nil, err
+		}
+		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		if err := send(conn, body, fds); err != nil {
+			conn.Close()
+			stop()
+			if reused && ctx.Err() == nil {
+				continue // an idle connection of a supervisor that died meanwhile: nothing was asked yet
+			}
+			return nil, nil, gone(ctx, err)
+		}
+		reply, got, err := receive(conn)
+		if !stop() || err != nil {
+			conn.Close()
+			if err != nil {
+				return nil, nil, gone(ctx, err)
+			}
+		} else {
+			c.put(conn)
+		}
+		named := make(map[string]int, len(got))
+		for i, fd := range got {
+			if i < len(reply.FdNames) {
+				named[reply.FdNames[i]] = fd
+			} else {
+				unix.Close(fd)
+			}
+		}
+		if reply.Failure != nil {
+			closeAll(named)
+			return nil, nil, &LaunchError{*reply.Failure}
+		}
+		if reply.Error != "" {
+			closeAll(named)
+			return nil, nil, reply.err()
+		}
+		return reply, named, nil
+	}
+}
+
+func gone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: %w", ErrGone, err)
+}
+
+func closeAll(fds map[string]int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// err turns the reply's error into one of the kind that its code says.
+func (r *Reply) err() error {
+	kind := errs.Internal
+	switch r.Code {
+	case CodeNotFound:
+		kind = errs.NotFound
+	case CodeConflict:
+		kind = errs.Conflict
+	case CodeInvalid:
+		kind = errs.Invalid
+	}
+	return kind.Wrap(errors.New(r.Error))
+}
+
+// Hello asks who is there.
+func (c *Client) Hello(ctx context.Context) (*Hello, error) {
+	r, _, err := c.call(ctx, &Request{Op: OpHello}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if r.Hello == nil {
+		return nil, errors.New("supervisor: a hello without contents")
+	}
+	return r.Hello, nil
+}
+
+// LaunchOptions are the rarer wishes about a Launch.
+type LaunchOptions struct {
+	Paused bool // see Request.Paused
+}
+
+// Launch starts a process; payload is a spec.Init or spec.Exec, or its JSON as []byte. It returns when the program
+// runs, with the process's fds by name (FdPid, FdStdin, …), which the caller owns. If the program could not be run the error is a *LaunchError.
+func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts LaunchOptions) (*Process, map[string]int, error) {
+	raw, ok := payload.([]byte)
+	if !ok {
+		var err error
+		if raw, err = json.Marshal(payload); err != nil {
+			return nil, nil, err
+		}
+	}
+	f, err := Memfd("gantry-init-spec", raw, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	r, fds, err := c.call(ctx, &Request{Op: OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{FdInit}}, []int{int(f.Fd())})
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Process == nil {
+		closeAll(fds)
+		return nil, nil, errors.New("supervisor: a launch without a process")
+	}
+	return r.Process, fds, nil
+}
+
+// Adopt gives a process, whose supervisor died, to this one. Its streams stay still until Resume.
+func (c *Client) Adopt(ctx context.Context, p *Process, fds map[string]int) error {
+	req := &Request{Op: OpAdopt, Process: p}
+	var list []int
+	for name, fd := range fds {
+		req.FdNames = append(req.FdNames, name)
+		list = append(list, fd)
+	}
+	_, got, err := c.call(ctx, req, list)
+	closeAll(got)
+	return err
+}
+
+// Resume lets the streams of a paused or adopted process flow.
+func (c *Client) Resume(ctx context.Context, id string) error {
+	_, fds, err := c.call(ctx, &Request{Op: OpResume, ID: id}, nil)
+	closeAll(fds)
+	return err
+}
+
+// List returns all processes that have not been forgotten, ended ones with their Exit.
+func (c *Client) List(ctx context.Context) ([]Process, error) {
+	r, _, err := c.call(ctx, &Request{Op: OpList}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.Processes, nil
+}
+
+// Signal sends signal number sig to the process. The error is of kind Conflict if it has ended.
+func (c *Client) Signal(ctx context.Context, id string, sig int) error {
+	_, _, err := c.call(ctx, &Request{Op: OpSignal, ID: id, Signal: sig}, nil)
+	return err
+}
+
+// Resize sets the size of the process's terminal, in characters.
+func (c *Client) Resize(ctx context.Context, id string, height, width uint16) error {
+	_, _, err := c.call(ctx, &Request{Op: OpResize, ID: id, Height: height, Width: width}, nil)
+	return err
+}
+
+// Fds returns duplicates of the process's fds by name; the caller owns them.
+func (c *Client) Fds(ctx context.Context, id string) (map[string]int, error) {
+	_, fds, err := c.call(ctx, &Request{Op: OpFds, ID: id}, nil)
+	return fds, err
+}
+
+// CloseStdin closes the supervisor's write end of stdin: with no duplicate elsewhere, the process reads end of file.
+func (c *Client) CloseStdin(ctx context.Context, id string) error {
+	_, _, err := c.call(ctx, &Request{Op: OpCloseIn, ID: id}, nil)
+	return err
+}
+
+// Forget drops an ended process: what it wrote is in the log, its exit code has been recorded by the caller. Attached
+// readers get the rest of the output that is there, then the end, even if a process that inherited the stream still holds it.
+func (c *Client) Forget(ctx context.Context, id string) error {
+	_, _, err := c.call(ctx, &Request{Op: OpForget, ID: id}, nil)
+	return err
+}
+
+// Attach asks for the output of a process. The socket carries frames: see Attachment. From nil means from now on; the
+// offsets returned are those of the first byte that will come, of stdout and stderr.
+func (c *Client) Attach(ctx context.Context, id string, stdout, stderr bool, from []uint64) (socket int, offsets []uint64, err error) {
+	r, fds, err := c.call(ctx, &Request{Op: OpAttach, ID: id, Stdout: stdout, Stderr: stderr, Offsets: from}, nil)
+	if err != nil {
+		return -1, nil, err
+	}
+	socket, ok := fds[FdSocket]
+	if !ok || len(r.Offsets) != 2 {
+		closeAll(fds)
+		return -1, nil, errors.New("supervisor: an attach without a socket")
+	}
+	return socket, r.Offsets, nil
+}
+
+// Quit ends the supervisor if it holds no running process; the error is of kind Conflict if it does.
+func (c *Client) Quit(ctx context.Context) error {
+	_, _, err := c.call(ctx, &Request{Op: OpQuit}, nil)
+	return err
+}
+
+// Upgrade makes the supervisor exec a new program, and use a new init from then on. It returns when the new one answers.
+// If the new program cannot take over, the old one goes on and the error says why.
+func (c *Client) Upgrade(ctx context.Context, program, init *os.File, build string) (*Hello, error) {
+	r, _, err := c.call(ctx, &Request{Op: OpUpgrade, Build: build, FdNames: []string{FdProgram, FdInit}}, []int{int(program.Fd()), int(init.Fd())})
+	if err != nil {
+		return nil, err
+	}
+	return r.Hello, nil
+}
+
+// Watch returns a channel of exits: first those that have not been forgotten, then each as it happens. It is closed when
+// the supervisor dies or ctx ends.
+func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
+	conn, err := dialUnix(c.path)
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(&Request{Version: Protocol, Op: OpWatch})
+	if err != nil {
+		return nil, err
+	}
+	if err := send(conn, body, nil); err != nil {
+		conn.Close()
+		return nil, gone(ctx, err)
+	}
+	if r, _, err := receive(conn); err != nil || r.Error != "" { // the acknowledgement: from here on no exit is missed
+		conn.Close()
+		if err == nil {
+			err = r.err()
+		}
+		return nil, gone(ctx, err)
+	}
+	ch := make(chan Exit, 16)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	go func() {
+		defer close(ch)
+		defer stop()
+		defer conn.Close()
+		for {
+			r, _, err := receive(conn)
+			if err != nil {
+				return
+			}
+			if r.Exit == nil {
+				continue
+			}
+			select {
+			case ch <- *r.Exit:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch, nil
+}
