@@ -65,7 +65,7 @@ func Gantry(root string, flags ...string) *Engine {
 // but loopback, and a mount namespace that dies with it.
 func Docker(root string, flags ...string) *Engine {
 	e := &Engine{Name: "docker", Root: root, Socket: filepath.Join(root, "docker.sock"), Log: filepath.Join(root, "dockerd.log")}
-	e.args = append([]string{"unshare", "--net", "--mount", "sh", "-c", `ip link set lo up; exec "$0" "$@"`,
+	e.args = append([]string{"unshare", "--net", "--mount", "sh", "-c", `ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; exec "$0" "$@"`,
 		"dockerd", "--data-root", filepath.Join(root, "data"), "--exec-root", filepath.Join(root, "exec"),
 		"--pidfile", filepath.Join(root, "pid"), "--host", "unix://" + e.Socket, "--storage-driver", "overlay2",
 		"--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"}, flags...)
