@@ -1,0 +1,322 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	types "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+
+	"gantry/internal/container"
+	"gantry/internal/errs"
+)
+
+// containerList is GET /containers/json.
+func (s *Server) containerList(c *call) error {
+	o := container.ListOptions{All: c.flag("all"), Size: c.flag("size")}
+	var err error
+	if o.Filters, err = c.filters(); err != nil {
+		return err
+	}
+	if n := c.str("limit"); n != "" {
+		if o.Limit, err = strconv.Atoi(n); err != nil {
+			return errs.Invalid.Wrap(err)
+		}
+	}
+	found, err := s.deps.Containers.List(o)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	out := make([]types.Summary, len(found))
+	for i := range found {
+		out[i] = summarize(&found[i], now)
+		if o.Size {
+			out[i].SizeRw, out[i].SizeRootFs, err = s.deps.Containers.Sizes(c.r.Context(), found[i].ID)
+			if err != nil && !errs.NotFound.Is(err) { // removed meanwhile
+				return err
+			}
+		}
+		shape(c.version, &out[i], containerSummaryShims)
+	}
+	return c.reply(200, out)
+}
+
+func summarize(x *container.Snapshot, now time.Time) types.Summary {
+	out := types.Summary{
+		ID:              x.ID,
+		Names:           []string{"/" + x.Name},
+		Image:           x.Config.Image,
+		ImageID:         x.Image.ID.String(),
+		Command:         commandLine(x.Path, x.Args),
+		Created:         x.Created.Unix(),
+		Ports:           []types.PortSummary{},
+		Labels:          x.Config.Labels,
+		State:           types.ContainerState(x.Status.String()),
+		Status:          statusText(x, now),
+		Mounts:          orEmpty(x.Mounts),
+		NetworkSettings: &types.NetworkSettingsSummary{Networks: networks(x)},
+		Health:          &types.HealthSummary{Status: types.NoHealthcheck},
+	}
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	out.HostConfig.NetworkMode = string(x.HostConfig.NetworkMode)
+	out.HostConfig.Annotations = x.HostConfig.Annotations
+	return out
+}
+
+// commandLine shows a command as Docker does: arguments with spaces in quotes, nothing else escaped.
+func commandLine(path string, args []string) string {
+	var b strings.Builder
+	b.WriteString(path)
+	for _, a := range args {
+		b.WriteByte(' ')
+		if strings.Contains(a, " ") {
+			b.WriteString("'" + a + "'")
+		} else {
+			b.WriteString(a)
+		}
+	}
+	return b.String()
+}
+
+// statusText is the STATUS column of `docker ps`; tools match on "Up " and "Exited (0)".
+func statusText(x *container.Snapshot, now time.Time) string {
+	up := "Up " + units.HumanDuration(now.Sub(x.StartedAt))
+	switch x.Status {
+	case container.Running:
+		return up
+	case container.Paused:
+		return up + " (Paused)"
+	case container.Restarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", x.ExitCode, units.HumanDuration(now.Sub(x.FinishedAt)))
+	case container.Removing:
+		return "Removal In Progress"
+	case container.Dead:
+		return "Dead"
+	case container.Created:
+		return "Created"
+	case container.Exited:
+		if x.StartedAt.IsZero() {
+			return "Created"
+		}
+	}
+	return fmt.Sprintf("Exited (%d) %s ago", x.ExitCode, units.HumanDuration(now.Sub(x.FinishedAt)))
+}
+
+// networks returns the container's endpoints by the network's name. Until networks come there is at most the one
+// that its mode names.
+func networks(x *container.Snapshot) map[string]*network.EndpointSettings {
+	mode := x.HostConfig.NetworkMode
+	if mode.IsContainer() {
+		return map[string]*network.EndpointSettings{}
+	}
+	name := string(mode)
+	if name == "" || name == "default" {
+		name = "none"
+	}
+	return map[string]*network.EndpointSettings{name: {}}
+}
+
+// stamp is how Docker writes a time; the zero time is year 1, which clients test for.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// containerInspect is GET /containers/{id}/json.
+func (s *Server) containerInspect(c *call) error {
+	x, err := s.deps.Containers.Get(c.name)
+	if err != nil {
+		return err
+	}
+	out := inspect(&x)
+	if c.flag("size") {
+		rw, root, err := s.deps.Containers.Sizes(c.r.Context(), x.ID)
+		if err != nil {
+			return err
+		}
+		out.SizeRw, out.SizeRootFs = &rw, &root
+	}
+	shape(c.version, out, containerInspectShims)
+	return c.reply(200, out)
+}
+
+func inspect(x *container.Snapshot) *containerInspect {
+	out := &containerInspect{
+		InspectResponse: types.InspectResponse{
+			ID:      x.ID,
+			Created: stamp(x.Created),
+			Path:    x.Path,
+			Args:    orEmpty(x.Args),
+			State: &types.State{
+				Status:     types.ContainerState(x.Status.String()),
+				Running:    x.Status.Alive(),
+				Paused:     x.Status == container.Paused,
+				Restarting: x.Status == container.Restarting,
+				OOMKilled:  x.OOMKilled,
+				Dead:       x.Status == container.Dead,
+				Pid:        x.Pid,
+				ExitCode:   x.ExitCode,
+				Error:      x.Error,
+				StartedAt:  stamp(x.StartedAt),
+				FinishedAt: stamp(x.FinishedAt),
+			},
+			Image:           x.Image.ID.String(),
+			LogPath:         x.LogPath,
+			Name:            "/" + x.Name,
+			RestartCount:    x.RestartCount,
+			Driver:          driverName,
+			Platform:        "linux",
+			AppArmorProfile: x.AppArmor,
+			ExecIDs:         x.Execs, // null without any, as Docker
+			GraphDriver:     &storage.DriverData{Name: driverName, Data: map[string]string{"ID": x.ID}},
+			Mounts:          orEmpty(x.Mounts),
+		},
+		Config:     &inspectConfig{Config: x.Config},
+		HostConfig: &hostConfig{HostConfig: x.HostConfig},
+		NetworkSettings: &networkSettings{NetworkSettings: types.NetworkSettings{
+			Ports:    network.PortMap{},
+			Networks: networks(x),
+		}},
+	}
+	if x.Dir != "" {
+		out.HostnamePath = filepath.Join(x.Dir, "hostname")
+		out.HostsPath = filepath.Join(x.Dir, "hosts")
+		out.ResolvConfPath = filepath.Join(x.Dir, "resolv.conf")
+		// No MergedDir: the overlay is mounted in the container's own mount namespace.
+		out.GraphDriver.Data["UpperDir"] = filepath.Join(x.Dir, "upper")
+		out.GraphDriver.Data["WorkDir"] = filepath.Join(x.Dir, "work")
+	}
+	return out
+}
+
+func (s *Server) containerStart(c *call) error {
+	// A body of more than "{}" and some space was a HostConfig, until 1.23.
+	if c.r.ContentLength > 7 || c.r.ContentLength == -1 && !emptyBody(c) {
+		return errs.Invalid.Errorf("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
+	}
+	if c.str("checkpoint") != "" {
+		return errs.NotImplemented.Errorf("checkpoint is not implemented yet in Gantry")
+	}
+	if err := s.deps.Containers.Start(c.r.Context(), c.name); err != nil {
+		return err
+	}
+	return c.ok(204)
+}
+
+// emptyBody reports whether a body of unknown length (chunked, or HTTP/2) ends at once.
+func emptyBody(c *call) bool {
+	var b [8]byte
+	n, _ := c.r.Body.Read(b[:])
+	return n == 0
+}
+
+func (s *Server) containerStop(c *call) error {
+	signal, t, err := c.stopping()
+	if err != nil {
+		return err
+	}
+	if err := s.deps.Containers.Stop(c.r.Context(), c.name, signal, t); err != nil {
+		return err
+	}
+	return c.ok(204)
+}
+
+func (s *Server) containerRestart(c *call) error {
+	signal, t, err := c.stopping()
+	if err != nil {
+		return err
+	}
+	if err := s.deps.Containers.Restart(c.r.Context(), c.name, signal, t); err != nil {
+		return err
+	}
+	return c.ok(204)
+}
+
+// stopping reads what stop and restart share.
+func (c *call) stopping() (signal string, t *int, err error) {
+	if c.version >= v(42) {
+		signal = c.str("signal")
+	}
+	t, err = c.seconds("t")
+	return signal, t, err
+}
+
+func (s *Server) containerKill(c *call) error {
+	if err := s.deps.Containers.Kill(c.r.Context(), c.name, c.str("signal")); err != nil {
+		// "cannot kill container: x: …" is what docker kill's users and tests have always seen.
+		return fmt.Errorf("cannot kill container: %s: %w", c.name, err)
+	}
+	return c.ok(204)
+}
+
+func (s *Server) containerRemove(c *call) error {
+	err := s.deps.Containers.Remove(c.r.Context(), c.name, c.flag("force"), c.flag("v"), c.flag("link"))
+	if err != nil {
+		return err
+	}
+	return c.ok(204)
+}
+
+func (s *Server) containerResize(c *call) error {
+	h, w, err := c.hw()
+	if err != nil {
+		return err
+	}
+	if err := s.deps.Containers.Resize(c.r.Context(), c.name, h, w); err != nil {
+		return err
+	}
+	return c.ok(200)
+}
+
+func (c *call) hw() (h, w uint16, err error) {
+	if h, err = c.size("h", "height"); err == nil {
+		w, err = c.size("w", "width")
+	}
+	return h, w, err
+}
+
+// containerWait is POST /containers/{id}/wait. The header goes out as soon as the wait is registered: `docker
+// run` starts the container only then, so that it cannot miss the end.
+func (s *Server) containerWait(c *call) error {
+	condition := types.WaitConditionNotRunning
+	if c.version >= v(30) {
+		switch cond := types.WaitCondition(c.str("condition")); cond {
+		case "":
+		case types.WaitConditionNotRunning, types.WaitConditionNextExit, types.WaitConditionRemoved:
+			condition = cond
+		default:
+			return errs.Invalid.Errorf("invalid condition: %q", string(cond))
+		}
+	}
+	done, err := s.deps.Containers.Wait(c.r.Context(), c.name, condition)
+	if err != nil {
+		return err
+	}
+	c.w.Header()["Content-Type"] = typeJSON
+	if c.version >= v(30) {
+		c.w.WriteHeader(200)
+		c.flush()
+	}
+	select {
+	case res, ok := <-done:
+		if !ok {
+			return nil
+		}
+		out := types.WaitResponse{StatusCode: int64(res.Code)}
+		if res.Err != nil {
+			if condition == types.WaitConditionRemoved && c.version < v(34) {
+				return nil // such clients know no Error: an empty reply is one
+			}
+			out.Error = &types.WaitExitError{Message: res.Err.Error()}
+		}
+		_ = json.NewEncoder(c.w).Encode(out)
+	case <-c.r.Context().Done():
+	}
+	return nil
+}

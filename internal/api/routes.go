@@ -1,0 +1,173 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"gantry/internal/errs"
+)
+
+// route is one line of the API. pattern may hold one {name}, which stands for anything, slashes included:
+// names of images have them. since is the first version that has the route, zero for all.
+type route struct {
+	method, pattern string
+	handle          func(*Server, *call) error
+	since           version
+}
+
+// routes is the whole API. Of several that match, the first counts: fixed paths come before {name}.
+var routes = []route{
+	{"GET", "/_ping", (*Server).ping, 0},
+	{"HEAD", "/_ping", (*Server).ping, 0},
+	{"GET", "/version", (*Server).showVersion, 0},
+	{"GET", "/info", (*Server).info, 0},
+	{"GET", "/events", (*Server).events, 0},
+
+	{"GET", "/containers/json", (*Server).containerList, 0},
+	{"POST", "/containers/create", (*Server).containerCreate, 0},
+	{"POST", "/containers/prune", missing("container prune"), v(25)},
+	{"GET", "/containers/{name}/json", (*Server).containerInspect, 0},
+	{"GET", "/containers/{name}/logs", (*Server).containerLogs, 0},
+	{"POST", "/containers/{name}/start", (*Server).containerStart, 0},
+	{"POST", "/containers/{name}/stop", (*Server).containerStop, 0},
+	{"POST", "/containers/{name}/restart", (*Server).containerRestart, 0},
+	{"POST", "/containers/{name}/kill", (*Server).containerKill, 0},
+	{"POST", "/containers/{name}/wait", (*Server).containerWait, 0},
+	{"POST", "/containers/{name}/resize", (*Server).containerResize, 0},
+	{"POST", "/containers/{name}/attach", (*Server).containerAttach, 0},
+	{"POST", "/containers/{name}/exec", (*Server).execCreate, 0},
+	{"POST", "/exec/{name}/start", (*Server).execStart, 0},
+	{"POST", "/exec/{name}/resize", (*Server).execResize, 0},
+	{"GET", "/exec/{name}/json", (*Server).execInspect, 0},
+	{"GET", "/containers/{name}/attach/ws", missing("attach over a websocket"), 0},
+	{"GET", "/containers/{name}/top", missing("top"), 0},
+	{"GET", "/containers/{name}/stats", missing("stats"), 0},
+	{"GET", "/containers/{name}/changes", missing("diff"), 0},
+	{"GET", "/containers/{name}/export", missing("export"), 0},
+	{"GET", "/containers/{name}/archive", missing("cp"), 0},
+	{"PUT", "/containers/{name}/archive", missing("cp"), 0},
+	{"HEAD", "/containers/{name}/archive", missing("cp"), 0},
+	{"POST", "/containers/{name}/pause", missing("pause"), 0},
+	{"POST", "/containers/{name}/unpause", missing("unpause"), 0},
+	{"POST", "/containers/{name}/rename", missing("rename"), 0},
+	{"POST", "/containers/{name}/update", missing("update"), 0},
+	{"GET", "/containers/{name}/checkpoints", missing("checkpoint"), 0},
+	{"POST", "/containers/{name}/checkpoints", missing("checkpoint"), 0},
+	{"DELETE", "/containers/{name}", (*Server).containerRemove, 0},
+	{"POST", "/commit", missing("commit"), 0},
+
+	{"GET", "/images/json", (*Server).imageList, 0},
+	{"POST", "/images/load", (*Server).imageLoad, 0},
+	{"POST", "/images/create", (*Server).imageCreate, 0},
+	{"POST", "/images/prune", missing("image prune"), v(25)},
+	{"GET", "/images/search", missing("search"), 0},
+	{"GET", "/images/get", missing("save"), 0},
+	{"GET", "/images/{name}/json", (*Server).imageInspect, 0},
+	{"POST", "/images/{name}/tag", (*Server).imageTag, 0},
+	{"GET", "/images/{name}/get", missing("save"), 0},
+	{"GET", "/images/{name}/history", missing("history"), 0},
+	{"GET", "/images/{name}/attestations", missing("attestations"), v(55)},
+	{"POST", "/images/{name}/push", missing("push"), 0},
+	{"DELETE", "/images/{name}", (*Server).imageRemove, 0},
+
+	{"POST", "/auth", missing("login"), 0},
+	{"GET", "/distribution/{name}/json", missing("looking into a registry"), v(30)},
+	{"POST", "/build", missing("build"), 0},
+	{"POST", "/build/prune", missing("builder prune"), v(31)},
+	{"POST", "/build/cancel", missing("build"), v(39)},
+	{"POST", "/session", missing("BuildKit's API"), v(39)},
+	{"POST", "/grpc", missing("BuildKit's API"), v(39)},
+	{"GET", "/system/df", missing("system df"), v(25)},
+
+	{"GET", "/networks", missing("network ls"), 0},
+	{"POST", "/networks/create", missing("network create"), 0},
+	{"POST", "/networks/prune", missing("network prune"), v(25)},
+	{"GET", "/networks/{name}", missing("network inspect"), 0},
+	{"POST", "/networks/{name}/connect", missing("network connect"), 0},
+	{"POST", "/networks/{name}/disconnect", missing("network disconnect"), 0},
+	{"DELETE", "/networks/{name}", missing("network rm"), 0},
+	{"GET", "/volumes", missing("volume ls"), 0},
+	{"POST", "/volumes/create", missing("volume create"), 0},
+	{"POST", "/volumes/prune", missing("volume prune"), v(25)},
+	{"GET", "/volumes/{name}", missing("volume inspect"), 0},
+	{"PUT", "/volumes/{name}", missing("volume update"), v(42)},
+	{"DELETE", "/volumes/{name}", missing("volume rm"), 0},
+	{"GET", "/plugins", missing("plugin ls"), v(25)},
+
+	{"GET", "/swarm", noSwarm, 0},
+	{"POST", "/swarm/{name}", missing("swarm"), 0},
+	{"GET", "/nodes", noSwarm, 0},
+	{"GET", "/services", noSwarm, 0},
+	{"GET", "/tasks", noSwarm, 0},
+	{"GET", "/secrets", noSwarm, v(25)},
+	{"GET", "/configs", noSwarm, v(30)},
+}
+
+// missing answers for a part of Docker's API that Gantry does not have yet: a 501 that says so helps more
+// than a 404, which clients take for a missing container.
+func missing(what string) func(*Server, *call) error {
+	return func(*Server, *call) error {
+		return errs.NotImplemented.Errorf("%s is not implemented yet in Gantry", what)
+	}
+}
+
+// noSwarm answers as a Docker engine outside a swarm does; Portainer and Traefik ask and cope with it.
+func noSwarm(*Server, *call) error {
+	return errs.Unavailable.Errorf(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
+}
+
+var errNoPage = errs.NotFound.Errorf("page not found")
+
+// find returns the route for a method and a path without version, and what {name} stands for.
+func find(method, path string, x version) (*route, string) {
+	for i := range routes {
+		r := &routes[i]
+		if r.method != method || r.since > x {
+			continue
+		}
+		before, after, wild := strings.Cut(r.pattern, "{name}")
+		if !wild {
+			if r.pattern == path {
+				return r, ""
+			}
+			continue
+		}
+		if len(path) <= len(before)+len(after) || !strings.HasPrefix(path, before) || !strings.HasSuffix(path, after) {
+			continue
+		}
+		return r, path[len(before) : len(path)-len(after)]
+	}
+	return nil, ""
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.header.set(w)
+	text, path := cutVersion(r.URL.Path)
+	x, err := negotiate(text)
+	if err != nil {
+		fail(w, err, x < minVersion)
+		return
+	}
+	rt, name := find(r.Method, path, x)
+	if rt == nil {
+		fail(w, errNoPage, false)
+		return
+	}
+	c := &call{w: w, r: r, version: x, name: name}
+	if r.URL.RawQuery != "" {
+		c.query = r.URL.Query()
+	}
+	if s.log.Enabled(r.Context(), slog.LevelDebug) {
+		s.log.Debug("request", "method", r.Method, "path", r.URL.Path)
+	}
+	err = rt.handle(s, c)
+	if err == nil || r.Context().Err() != nil { // no one to tell
+		return
+	}
+	if k := errs.KindOf(err); k == errs.Internal {
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	fail(w, err, false)
+}
