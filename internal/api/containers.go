@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	types "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
@@ -59,7 +58,7 @@ func summarize(x *container.Snapshot, now time.Time) types.Summary {
 		Ports:           []types.PortSummary{},
 		Labels:          x.Config.Labels,
 		State:           types.ContainerState(x.Status.String()),
-		Status:          statusText(x, now),
+		Status:          x.StatusText(now),
 		Mounts:          orEmpty(x.Mounts),
 		NetworkSettings: &types.NetworkSettingsSummary{Networks: networks(x)},
 		Health:          &types.HealthSummary{Status: types.NoHealthcheck},
@@ -85,30 +84,6 @@ func commandLine(path string, args []string) string {
 		}
 	}
 	return b.String()
-}
-
-// statusText is the STATUS column of `docker ps`; tools match on "Up " and "Exited (0)".
-func statusText(x *container.Snapshot, now time.Time) string {
-	up := "Up " + units.HumanDuration(now.Sub(x.StartedAt))
-	switch x.Status {
-	case container.Running:
-		return up
-	case container.Paused:
-		return up + " (Paused)"
-	case container.Restarting:
-		return fmt.Sprintf("Restarting (%d) %s ago", x.ExitCode, units.HumanDuration(now.Sub(x.FinishedAt)))
-	case container.Removing:
-		return "Removal In Progress"
-	case container.Dead:
-		return "Dead"
-	case container.Created:
-		return "Created"
-	case container.Exited:
-		if x.StartedAt.IsZero() {
-			return "Created"
-		}
-	}
-	return fmt.Sprintf("Exited (%d) %s ago", x.ExitCode, units.HumanDuration(now.Sub(x.FinishedAt)))
 }
 
 // networks returns the container's endpoints by the network's name. Until networks come there is at most the one
