@@ -6,10 +6,14 @@ require (
 	github.com/creack/pty v1.1.24
 	github.com/moby/docker-image-spec v1.3.1
 	github.com/moby/moby/api v1.56.1
+	github.com/moby/profiles/seccomp v0.2.3
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
+	github.com/opencontainers/runtime-spec v1.3.0
 	go.etcd.io/bbolt v1.5.0
-	golang.org/x/sys v0.45.0
+	golang.org/x/sys v0.49.0
 )
 
 require github.com/docker/go-units v0.5.0 // indirect
+
+exclude github.com/moby/profiles/seccomp v0.2.4
