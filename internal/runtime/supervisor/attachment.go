@@ -7,15 +7,9 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"gantry/internal/runtime/supervisor/protocol"
 )
-
-// FrameHeader is the size of a frame's header on an attach socket: the stream (1 byte), flags (1), zero (2), the
-// length of the data (4, big endian), and the offset of its first byte in the stream since the process began (8).
-const FrameHeader = 16
-
-// FlagEnd in a frame's flags: the stream has ended at the offset, no data follows. A socket that is closed before
-// every stream asked for had its end was cut by the death of one of the two sides.
-const FlagEnd = 1
 
 // Frame is a piece of one stream.
 type Frame struct {
@@ -111,7 +105,7 @@ func (a *Attachment) read() (Frame, error) {
 		return Frame{}, io.EOF
 	}
 	if a.left == 0 {
-		var h [FrameHeader]byte
+		var h [protocol.FrameHeader]byte
 		if _, err := io.ReadFull(a.conn, h[:]); err != nil {
 			return Frame{}, err
 		}
@@ -120,7 +114,7 @@ func (a *Attachment) read() (Frame, error) {
 		if a.stream != Stdout && a.stream != Stderr || offset != a.next[a.stream] {
 			return Frame{}, errors.New("supervisor: a frame out of order")
 		}
-		if h[1]&FlagEnd != 0 {
+		if h[1]&protocol.FlagEnd != 0 {
 			a.completed[a.stream] = true
 			if a.ended() {
 				return Frame{}, io.EOF

@@ -15,10 +15,8 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/supervisor/protocol"
 )
-
-// SocketName is the name of the supervisor's socket in the exec-root.
-const SocketName = "supervisor.sock"
 
 // ErrGone says that the supervisor died, or was not there, while a request was under way: whether the request took
 // effect is not known. The Keeper brings the supervisor back; asking again later may help.
@@ -44,14 +42,14 @@ const maxIdle = 4 // connections kept for the next calls
 
 // Dial connects to the supervisor that listens in execRoot and checks that it speaks a version known here.
 func Dial(execRoot string) (*Client, error) {
-	c := &Client{path: filepath.Join(execRoot, SocketName)}
+	c := &Client{path: filepath.Join(execRoot, protocol.SocketName)}
 	h, err := c.Hello(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	if h.Protocol < Protocol-1 || h.Protocol > Protocol+1 {
+	if h.Protocol < protocol.Version-1 || h.Protocol > protocol.Version+1 {
 		c.Close()
-		return nil, fmt.Errorf("supervisor speaks protocol %d, this engine %d", h.Protocol, Protocol)
+		return nil, fmt.Errorf("supervisor speaks protocol %d, this engine %d", h.Protocol, protocol.Version)
 	}
 	return c, nil
 }
@@ -108,8 +106,8 @@ func (c *Client) put(conn *net.UnixConn) {
 }
 
 // call sends a request with fds and returns the reply with the fds of its FdNames, which the caller then owns.
-func (c *Client) call(ctx context.Context, req *Request, fds []int) (*Reply, map[string]int, error) {
-	req.Version = Protocol
+func (c *Client) call(ctx context.Context, req *protocol.Request, fds []int) (*protocol.Reply, map[string]int, error) {
+	req.Version = protocol.Version
 	body, err := json.Marshal(req)
 	if err != nil {
 		return nil, nil, err
@@ -151,7 +149,7 @@ func (c *Client) call(ctx context.Context, req *Request, fds []int) (*Reply, map
 		}
 		if reply.Error != "" {
 			closeAll(named)
-			return nil, nil, reply.err()
+			return nil, nil, replyError(reply)
 		}
 		return reply, named, nil
 	}
@@ -170,15 +168,15 @@ func closeAll(fds map[string]int) {
 	}
 }
 
-// err turns the reply's error into one of the kind that its code says.
-func (r *Reply) err() error {
+// replyError turns the reply's error into one of the kind that its code says.
+func replyError(r *protocol.Reply) error {
 	kind := errs.Internal
 	switch r.Code {
-	case CodeNotFound:
+	case protocol.CodeNotFound:
 		kind = errs.NotFound
-	case CodeConflict:
+	case protocol.CodeConflict:
 		kind = errs.Conflict
-	case CodeInvalid:
+	case protocol.CodeInvalid:
 		kind = errs.Invalid
 	}
 	return kind.Wrap(errors.New(r.Error))
@@ -186,7 +184,7 @@ func (r *Reply) err() error {
 
 // Hello asks who is there.
 func (c *Client) Hello(ctx context.Context) (*Hello, error) {
-	r, _, err := c.call(ctx, &Request{Op: OpHello}, nil)
+	r, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpHello}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +200,7 @@ type LaunchOptions struct {
 }
 
 // Launch starts a process; payload is a spec.Init or spec.Exec, or its JSON as []byte. It returns when the program
-// runs, with the process's fds by name (FdPid, FdStdin, …), which the caller owns. If the program could not be run the error is a *LaunchError.
+// runs, with the process's fds by name (protocol.FdPid, …), which the caller owns. If the program could not be run the error is a *LaunchError.
 func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts LaunchOptions) (*Process, map[string]int, error) {
 	raw, ok := payload.([]byte)
 	if !ok {
@@ -216,7 +214,7 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 		return nil, nil, err
 	}
 	defer f.Close()
-	r, fds, err := c.call(ctx, &Request{Op: OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{FdInit}}, []int{int(f.Fd())})
+	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{protocol.FdInit}}, []int{int(f.Fd())})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,7 +227,7 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 
 // Adopt gives a process, whose supervisor died, to this one. Its streams stay still until Resume.
 func (c *Client) Adopt(ctx context.Context, p *Process, fds map[string]int) error {
-	req := &Request{Op: OpAdopt, Process: p}
+	req := &protocol.Request{Op: protocol.OpAdopt, Process: p}
 	var list []int
 	for name, fd := range fds {
 		req.FdNames = append(req.FdNames, name)
@@ -242,14 +240,14 @@ func (c *Client) Adopt(ctx context.Context, p *Process, fds map[string]int) erro
 
 // Resume lets the streams of a paused or adopted process flow.
 func (c *Client) Resume(ctx context.Context, id string) error {
-	_, fds, err := c.call(ctx, &Request{Op: OpResume, ID: id}, nil)
+	_, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpResume, ID: id}, nil)
 	closeAll(fds)
 	return err
 }
 
 // List returns all processes that have not been forgotten, ended ones with their Exit.
 func (c *Client) List(ctx context.Context) ([]Process, error) {
-	r, _, err := c.call(ctx, &Request{Op: OpList}, nil)
+	r, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpList}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -258,43 +256,43 @@ func (c *Client) List(ctx context.Context) ([]Process, error) {
 
 // Signal sends signal number sig to the process. The error is of kind Conflict if it has ended.
 func (c *Client) Signal(ctx context.Context, id string, sig int) error {
-	_, _, err := c.call(ctx, &Request{Op: OpSignal, ID: id, Signal: sig}, nil)
+	_, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpSignal, ID: id, Signal: sig}, nil)
 	return err
 }
 
 // Resize sets the size of the process's terminal, in characters.
 func (c *Client) Resize(ctx context.Context, id string, height, width uint16) error {
-	_, _, err := c.call(ctx, &Request{Op: OpResize, ID: id, Height: height, Width: width}, nil)
+	_, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpResize, ID: id, Height: height, Width: width}, nil)
 	return err
 }
 
 // Fds returns duplicates of the process's fds by name; the caller owns them.
 func (c *Client) Fds(ctx context.Context, id string) (map[string]int, error) {
-	_, fds, err := c.call(ctx, &Request{Op: OpFds, ID: id}, nil)
+	_, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpFds, ID: id}, nil)
 	return fds, err
 }
 
 // CloseStdin closes the supervisor's write end of stdin: with no duplicate elsewhere, the process reads end of file.
 func (c *Client) CloseStdin(ctx context.Context, id string) error {
-	_, _, err := c.call(ctx, &Request{Op: OpCloseIn, ID: id}, nil)
+	_, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpCloseIn, ID: id}, nil)
 	return err
 }
 
 // Forget drops an ended process: what it wrote is in the log, its exit code has been recorded by the caller. Attached
 // readers get the rest of the output that is there, then the end, even if a process that inherited the stream still holds it.
 func (c *Client) Forget(ctx context.Context, id string) error {
-	_, _, err := c.call(ctx, &Request{Op: OpForget, ID: id}, nil)
+	_, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpForget, ID: id}, nil)
 	return err
 }
 
 // Attach asks for the output of a process. The socket carries frames: see Attachment. From nil means from now on; the
 // offsets returned are those of the first byte that will come, of stdout and stderr.
 func (c *Client) Attach(ctx context.Context, id string, stdout, stderr bool, from []uint64) (socket int, offsets []uint64, err error) {
-	r, fds, err := c.call(ctx, &Request{Op: OpAttach, ID: id, Stdout: stdout, Stderr: stderr, Offsets: from}, nil)
+	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpAttach, ID: id, Stdout: stdout, Stderr: stderr, Offsets: from}, nil)
 	if err != nil {
 		return -1, nil, err
 	}
-	socket, ok := fds[FdSocket]
+	socket, ok := fds[protocol.FdSocket]
 	if !ok || len(r.Offsets) != 2 {
 		closeAll(fds)
 		return -1, nil, errors.New("supervisor: an attach without a socket")
@@ -304,14 +302,14 @@ func (c *Client) Attach(ctx context.Context, id string, stdout, stderr bool, fro
 
 // Quit ends the supervisor if it holds no running process; the error is of kind Conflict if it does.
 func (c *Client) Quit(ctx context.Context) error {
-	_, _, err := c.call(ctx, &Request{Op: OpQuit}, nil)
+	_, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpQuit}, nil)
 	return err
 }
 
 // Upgrade makes the supervisor exec a new program, and use a new init from then on. It returns when the new one answers.
 // If the new program cannot take over, the old one goes on and the error says why.
 func (c *Client) Upgrade(ctx context.Context, program, init *os.File, build string) (*Hello, error) {
-	r, _, err := c.call(ctx, &Request{Op: OpUpgrade, Build: build, FdNames: []string{FdProgram, FdInit}}, []int{int(program.Fd()), int(init.Fd())})
+	r, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpUpgrade, Build: build, FdNames: []string{protocol.FdProgram, protocol.FdInit}}, []int{int(program.Fd()), int(init.Fd())})
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +323,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(&Request{Version: Protocol, Op: OpWatch})
+	body, err := json.Marshal(&protocol.Request{Version: protocol.Version, Op: protocol.OpWatch})
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +334,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
 	if r, _, err := receive(conn); err != nil || r.Error != "" { // the acknowledgement: from here on no exit is missed
 		conn.Close()
 		if err == nil {
-			err = r.err()
+			err = replyError(r)
 		}
 		return nil, gone(ctx, err)
 	}

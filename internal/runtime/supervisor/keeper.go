@@ -13,6 +13,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/supervisor/protocol"
 )
 
 // Options say where the supervisor lives and what it is.
@@ -250,9 +251,9 @@ func (k *Keeper) ended(e Exit) {
 	}
 	p.ended = true
 	p.proc.Exit = &e
-	if fd, ok := p.fds[FdStdin]; ok {
+	if fd, ok := p.fds[protocol.FdStdin]; ok {
 		unix.Close(fd)
-		delete(p.fds, FdStdin)
+		delete(p.fds, protocol.FdStdin)
 	}
 }
 
@@ -383,7 +384,7 @@ func (k *Keeper) fd(id string, names ...string) (int, error) {
 
 // Signal sends a signal through the pidfd; it needs no supervisor. The error is of kind Conflict if the process has ended.
 func (k *Keeper) Signal(id string, sig unix.Signal) error {
-	fd, err := k.fd(id, FdPid)
+	fd, err := k.fd(id, protocol.FdPid)
 	if err != nil {
 		return err
 	}
@@ -397,7 +398,7 @@ func (k *Keeper) Signal(id string, sig unix.Signal) error {
 
 // Resize sets the size of the process's terminal, in characters; it needs no supervisor.
 func (k *Keeper) Resize(id string, height, width uint16) error {
-	fd, err := k.fd(id, FdPty)
+	fd, err := k.fd(id, protocol.FdPty)
 	if err != nil {
 		return err
 	}
@@ -408,7 +409,7 @@ func (k *Keeper) Resize(id string, height, width uint16) error {
 // Stdin returns a file to write the process's stdin (or terminal) with. It is the caller's to close; the process
 // reads end of file only after CloseStdin and when all files returned here are closed.
 func (k *Keeper) Stdin(id string) (*os.File, error) {
-	fd, err := k.fd(id, FdStdin, FdPty)
+	fd, err := k.fd(id, protocol.FdStdin, protocol.FdPty)
 	if err != nil {
 		return nil, err
 	}
@@ -419,9 +420,9 @@ func (k *Keeper) Stdin(id string) (*os.File, error) {
 func (k *Keeper) CloseStdin(ctx context.Context, id string) error {
 	k.mu.Lock()
 	if p := k.procs[id]; p != nil {
-		if fd, ok := p.fds[FdStdin]; ok {
+		if fd, ok := p.fds[protocol.FdStdin]; ok {
 			unix.Close(fd)
-			delete(p.fds, FdStdin)
+			delete(p.fds, protocol.FdStdin)
 		}
 	}
 	k.mu.Unlock()

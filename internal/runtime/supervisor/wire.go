@@ -9,19 +9,14 @@ import (
 	"net"
 	"os"
 
-	"golang.org/x/sys/unix"
-)
+	"gantry/internal/runtime/supervisor/protocol"
 
-const (
-	// MaxMessage bounds a message in bytes. The largest is the list of all processes, some 600 bytes each.
-	MaxMessage = 16 << 20
-	// MaxFds bounds the fds of one message (the kernel's SCM_MAX_FD is 253).
-	MaxFds = 16
+	"golang.org/x/sys/unix"
 )
 
 // send writes one message; the fds travel with its first byte.
 func send(conn *net.UnixConn, body []byte, fds []int) error {
-	if len(body) > MaxMessage || len(fds) > MaxFds {
+	if len(body) > protocol.MaxMessage || len(fds) > protocol.MaxFds {
 		return fmt.Errorf("message of %d bytes and %d fds is too large", len(body), len(fds))
 	}
 	msg := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
@@ -39,7 +34,7 @@ func send(conn *net.UnixConn, body []byte, fds []int) error {
 }
 
 // receive reads one reply and the fds that came with it.
-func receive(conn *net.UnixConn) (_ *Reply, fds []int, err error) {
+func receive(conn *net.UnixConn) (_ *protocol.Reply, fds []int, err error) {
 	defer func() {
 		if err != nil {
 			for _, fd := range fds {
@@ -49,7 +44,7 @@ func receive(conn *net.UnixConn) (_ *Reply, fds []int, err error) {
 		}
 	}()
 	var head [4]byte
-	oob := make([]byte, unix.CmsgSpace(4*MaxFds))
+	oob := make([]byte, unix.CmsgSpace(4*protocol.MaxFds))
 	n, oobn, flags, _, err := conn.ReadMsgUnix(head[:], oob)
 	if err != nil {
 		return nil, nil, err
@@ -67,14 +62,14 @@ func receive(conn *net.UnixConn) (_ *Reply, fds []int, err error) {
 		return nil, fds, err
 	}
 	size := binary.BigEndian.Uint32(head[:])
-	if size > MaxMessage {
+	if size > protocol.MaxMessage {
 		return nil, fds, fmt.Errorf("message of %d bytes is too large", size)
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(conn, body); err != nil {
 		return nil, fds, err
 	}
-	var r Reply
+	var r protocol.Reply
 	if err := json.Unmarshal(body, &r); err != nil {
 		return nil, fds, err
 	}

@@ -1,11 +1,12 @@
-// Package supervisor is the engine's side of the one small process that outlives it and holds all
-// containers: the protocol and its client. The process itself is package server below this one.
+// Package protocol is what the engine and the supervisor say to each other.
 //
-// The protocol runs over a unix stream socket below the exec-root. A message is four bytes of length (big
-// endian) and a JSON Request or Reply; file descriptors travel with its first byte as SCM_RIGHTS (unix(7)). One connection carries
+// It runs over a unix stream socket below the exec-root. A message is four bytes of length (big endian) and
+// a JSON Request or Reply; file descriptors travel with its first byte as SCM_RIGHTS (unix(7)). One connection carries
 // requests in order, each answered once; a connection that asked for Watch carries only Exit events
-// after that. Peers are checked by SO_PEERCRED: only the supervisor's own uid may speak.
-package supervisor
+// after the answer. Peers are checked by SO_PEERCRED: only the supervisor's own uid may speak.
+//
+// The package is linked into the supervisor, and so imports nothing big.
+package protocol
 
 import (
 	"time"
@@ -13,19 +14,41 @@ import (
 	"gantry/internal/runtime/spec"
 )
 
-// Protocol is the version spoken; the server accepts it and the one before.
-const Protocol = 1
+// Version is the one spoken; the server accepts it and the one before.
+const Version = 1
+
+// SocketName is the name of the supervisor's socket in the exec-root, ExitsName that of the directory with
+// one file for each process that has ended and is not forgotten.
+const (
+	SocketName = "supervisor.sock"
+	ExitsName  = "exits"
+)
+
+const (
+	// MaxMessage bounds a message in bytes. The largest is the list of all processes, some 600 bytes each.
+	MaxMessage = 16 << 20
+	// MaxFds bounds the fds of one message (the kernel's SCM_MAX_FD is 253).
+	MaxFds = 16
+)
+
+// FrameHeader is the size of a frame's header on an attach socket: the stream (1 byte), flags (1), zero (2), the
+// length of the data (4, big endian), and the offset of its first byte in the stream since the process began (8).
+const FrameHeader = 16
+
+// FlagEnd in a frame's flags: the stream has ended at the offset, no data follows. A socket that is closed before
+// every stream asked for had its end was cut by the death of one of the two sides.
+const FlagEnd = 1
 
 // Ops of a Request.
 const (
-	OpHello   = "hello"   // → Reply.Hello
+	OpHello   = "hello"   // → Reply.Hello, fd "state"
 	OpLaunch  = "launch"  // Launch, Paused, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process and its fds, or Failure
-	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died
+	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died; first, without a Process, fd "state"
 	OpList    = "list"    // → Processes
 	OpSignal  = "signal"  // ID, Signal
 	OpResize  = "resize"  // ID, Height, Width
 	OpResume  = "resume"  // ID: let the streams of a Launch with Paused, or of an adopted process, flow
-	OpAttach  = "attach"  // ID → one fd: a socket carrying frames (see Attachment)
+	OpAttach  = "attach"  // ID → one fd: a socket carrying frames (see FrameHeader)
 	OpFds     = "fds"     // ID → fds of the process, named by Reply.FdNames
 	OpCloseIn = "closein" // ID: close stdin's write end
 	OpForget  = "forget"  // ID: the exit code has been recorded, drop it
