@@ -1,0 +1,436 @@
+// Package initproc is the program that stands between the supervisor and a container's own first program:
+// it finishes the namespaces from inside, becomes the container's user, and execs. It is run by cmd/init.
+//
+// It is started in one of three modes (package spec, handshake). In mode init it is born in the new
+// namespaces: it mounts the root file system, everything in it and pivots into it (rootfs.go, mounts.go), opens the
+// terminal (console.go), finds the user (user.go), and then runs a prepared list of system calls whose last
+// is execve(2) (program.go, creds.go). In mode join it first gets itself into the PID namespace of
+// another container. In mode exec it joins a running container: nothing is mounted, only the second half is done.
+// With --init, what it execs is a reaper of a few hundred bytes (reaper.go).
+//
+// Everything in the root is hostile: images may hold any link anywhere, and volumes may be rewritten by
+// another container meanwhile. Paths are resolved by openat2(2) inside the root, mounts are attached by file descriptor, and
+// nothing is looked at first and used later.
+//
+// The program must be small and quick, for its start is part of every container's: x/sys/unix, no fmt, no
+// encoding/json, no os.
+package initproc
+
+import (
+	"errors"
+	"runtime"
+	"strconv"
+
+	"gantry/internal/kernel/fs"
+	"gantry/internal/runtime/spec"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main runs the program; args are the process's. It returns only to have the process exit with 1.
+//
+// The caller must be on the main thread and locked to it: namespaces and credentials are a thread's.
+func Main(args []string) {
+	runtime.LockOSThread()
+	// Nobody may look into this process, not even through /proc (CVE-2019-5736), nor inherit what it has open.
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	unix.CloseRange(spec.FdPayload, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	unix.Umask(0)
+	if len(args) < 2 {
+		failed("init", errors.New("no mode")).(*failure).send()
+		return
+	}
+	payload, err := readPayload()
+	if err == nil {
+		switch args[1] {
+		case spec.ModeInit:
+			err = start(payload)
+		case spec.ModeJoin:
+			err = join(payload)
+		case spec.ModeExec:
+			err = enter(payload)
+		default:
+			err = errors.New("unknown mode " + args[1])
+		}
+	}
+	failed("init", err).(*failure).send()
+}
+
+// maxPayload bounds the payload, in bytes; 2 MiB of arguments and environment are execve(2)'s own limit.
+const maxPayload = 16 << 20
+
+func readPayload() ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(spec.FdPayload, &st); err != nil {
+		return nil, err
+	}
+	if st.Size > maxPayload {
+		return nil, unix.EFBIG
+	}
+	b := make([]byte, st.Size)
+	for n := 0; n < len(b); {
+		m, err := unix.Pread(spec.FdPayload, b[n:], int64(n))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || m == 0 {
+			return nil, errors.Join(err, errSyntax)
+		}
+		n += m
+	}
+	return b, nil
+}
+
+// launch is a container being started.
+type launch struct {
+	spec *spec.Init
+	proc fs.Proc // of its PID namespace, private
+	root fs.Root // its root file system, a mount
+	null int     // the host's /dev/null, O_PATH
+	// mounted maps the targets mounted by us to their mounts' descriptors (O_PATH-like, at their roots).
+	mounted map[string]int
+	ptmx    int // the pty's master, or -1
+}
+
+// start is mode init.
+func start(payload []byte) error {
+	s, err := decodeInit(payload)
+	if err != nil {
+		return err
+	}
+	if len(s.Exec.Args) == 0 {
+		return errors.New("no command specified")
+	}
+	l := &launch{spec: s, mounted: make(map[string]int), ptmx: -1}
+	if s.User {
+		// The maps are written, but the process may still be nobody in them.
+		if err := becomeRoot(); err != nil {
+			return failed("user namespace", err)
+		}
+	}
+	for _, f := range []func() error{
+		l.joinNamespaces, l.openProc, l.setNames, l.mountRoot, l.mountAll, l.makeDevices, l.openConsole, l.hide,
+		l.setSysctls, l.setLimits, l.finishRoot,
+	} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return l.execute()
+}
+
+// becomeRoot makes the caller root of its user namespace: uid 0 there, all groups dropped.
+func becomeRoot() error {
+	for _, c := range []func() error{
+		func() error { return rawErr(unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)) },
+		func() error { return rawErr(unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0)) },
+		func() error { return rawErr(unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0)) },
+	} {
+		if err := c(); err != nil {
+			return err
+		}
+	}
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	return nil
+}
+
+func rawErr(_, _ uintptr, e unix.Errno) error {
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// namespaceFlags names the namespaces of spec.Join.
+var namespaceFlags = map[string]int{
+	"net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "cgroup": unix.CLONE_NEWCGROUP,
+}
+
+func (l *launch) joinNamespaces() error {
+	for _, j := range l.spec.Join {
+		if err := enterNamespace(j); err != nil {
+			return explain("join "+j.Type, "join the "+j.Type+" namespace", err)
+		}
+	}
+	if l.spec.CgroupNS {
+		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+			return explain("cgroup namespace", "unshare the cgroup namespace", err)
+		}
+	}
+	return nil
+}
+
+func enterNamespace(j spec.Join) error {
+	flag, ok := namespaceFlags[j.Type]
+	if !ok {
+		return errors.New("unknown type of namespace: " + j.Type)
+	}
+	var fd int
+	var err error
+	if j.Path != "" {
+		fd, err = unix.Open(j.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	} else {
+		fd, err = openProcess(j.Of)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, flag)
+}
+
+// openProcess returns a pidfd of p. The start time is compared after the pidfd is open, so that a recycled
+// pid is noticed. The process's own /proc shows the host's pids: init's mounts are still the host's.
+func openProcess(p spec.Process) (int, error) {
+	fd, err := unix.PidfdOpen(p.Pid, 0)
+	if err == unix.ESRCH || err == unix.EINVAL {
+		// In a PID namespace of its own the host's pids do not exist; the namespaces' files do.
+		return openNamespaces(p)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err := checkStartTime(p); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func openNamespaces(spec.Process) (int, error) { return -1, unix.ESRCH }
+
+var errGone = errors.New("the container whose namespace is to be joined is no longer running")
+
+func checkStartTime(p spec.Process) error {
+	proc, err := fs.HostProc()
+	if err != nil {
+		return err
+	}
+	defer proc.Close()
+	b, err := proc.Read(strconv.Itoa(p.Pid)+"/stat", 4096)
+	if err != nil {
+		return err
+	}
+	if t, ok := startTime(b); !ok || t != p.StartTime {
+		return errGone
+	}
+	return nil
+}
+
+// startTime reads field 22 of /proc/pid/stat. The command (field 2) may hold spaces and parentheses.
+func startTime(stat []byte) (uint64, bool) {
+	i := len(stat) - 1
+	for i >= 0 && stat[i] != ')' {
+		i--
+	}
+	if i < 0 {
+		return 0, false
+	}
+	field := 2
+	for i++; i < len(stat); i++ {
+		if stat[i] != ' ' {
+			continue
+		}
+		if field++; field == 22 {
+			end := i + 1
+			for end < len(stat) && stat[end] >= '0' && stat[end] <= '9' {
+				end++
+			}
+			n, err := strconv.ParseUint(string(stat[i+1:end]), 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}
+
+func (l *launch) openProc() error {
+	p, err := fs.NewProc()
+	if err != nil {
+		return failed("proc", err)
+	}
+	l.proc = p
+	if l.null, err = unix.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+		return explain("open /dev/null", "open the host's /dev/null", err)
+	}
+	if !isDevice(l.null, unix.S_IFCHR, 1, 3) {
+		return failed("open /dev/null", errors.New("the host's /dev/null is not the null device"))
+	}
+	return nil
+}
+
+func isDevice(fd int, format uint32, major, minor uint32) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == format && st.Rdev == unix.Mkdev(major, minor)
+}
+
+func (l *launch) setNames() error {
+	if l.spec.Clone&unix.CLONE_NEWUTS == 0 {
+		return nil
+	}
+	if h := l.spec.Hostname; h != "" {
+		if err := unix.Sethostname([]byte(h)); err != nil {
+			return explain("hostname", "set hostname "+h, err)
+		}
+	}
+	if d := l.spec.Domainname; d != "" {
+		if err := unix.Setdomainname([]byte(d)); err != nil {
+			return explain("domainname", "set domainname "+d, err)
+		}
+	}
+	return nil
+}
+
+// setSysctls writes through the private procfs: /proc in the root could be anything (CVE-2025-52881).
+func (l *launch) setSysctls() error {
+	for k, v := range l.spec.Sysctls {
+		path := []byte("sys/" + k)
+		for i, c := range path {
+			// As sysctl(8): dots and slashes change places, whichever comes first being the separator.
+			if c == '.' {
+				path[i] = '/'
+			}
+		}
+		if err := l.proc.Write(string(path), v); err != nil {
+			return explain("sysctl", "set sysctl "+k, err)
+		}
+	}
+	return nil
+}
+
+// setLimits sets what is a process's and not a thread's.
+func (l *launch) setLimits() error {
+	self := strconv.Itoa(unix.Getpid())
+	if adj := l.spec.Exec.OOMScoreAdj; adj != nil {
+		err := l.proc.Write(self+"/oom_score_adj", strconv.Itoa(*adj))
+		// Back to 0 may be forbidden too, where the supervisor has a higher one. Nobody asked for it.
+		if err != nil && (*adj != 0 || !errors.Is(err, unix.EACCES)) {
+			return explain("oom_score_adj", "set oom_score_adj to "+strconv.Itoa(*adj), err)
+		}
+	}
+	if err := setRlimits(l.spec.Exec.Rlimits); err != nil {
+		return err
+	}
+	return setLabels(l.proc, self+"/task/"+strconv.Itoa(unix.Gettid())+"/attr/", &l.spec.Exec)
+}
+
+func setRlimits(limits []spec.Rlimit) error {
+	for _, r := range limits {
+		if err := unix.Prlimit(0, r.Type, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}, nil); err != nil {
+			return explain("rlimit", "error setting rlimit type "+strconv.Itoa(r.Type), err)
+		}
+	}
+	return nil
+}
+
+// setLabels sets what the security modules shall make of the process at execve(2).
+func setLabels(proc fs.Proc, attr string, e *spec.Exec) error {
+	if e.AppArmor != "" {
+		err := proc.Write(attr+"apparmor/exec", "exec "+e.AppArmor) // Linux 5.8
+		if errors.Is(err, unix.ENOENT) {
+			err = proc.Write(attr+"exec", "exec "+e.AppArmor)
+		}
+		if err != nil {
+			return explain("apparmor", "unable to apply apparmor profile "+e.AppArmor, err)
+		}
+	}
+	if e.Label != "" {
+		if err := proc.Write(attr+"exec", e.Label); err != nil {
+			return explain("label", "unable to set SELinux label "+e.Label, err)
+		}
+	}
+	return nil
+}
+
+// execute is the end of mode init.
+func (l *launch) execute() error {
+	e := &l.spec.Exec
+	a, err := lookupAccount(l.root, e.User, e.Groups)
+	if err != nil {
+		return failed("user", err)
+	}
+	if err := chownStdio(a.uid); err != nil {
+		return err
+	}
+	p := newProgram()
+	env := environment(e.Env, a.home)
+	p.session(e.Terminal)
+	// From here on nothing of the host may be open: a working directory like /proc/self/fd/7 would be a way
+	// out of the root (CVE-2024-21626). Closed is better than close-on-exec for that.
+	p.try(unix.SYS_CLOSE, spec.FdPayload)
+	p.try(unix.SYS_CLOSE_RANGE, spec.FdStatus+1, uintptr(^uint32(0)), 0)
+	p.chdir(directory(e.Cwd))
+	p.message(spec.StatusExec)
+	p.secure(e, a, false)
+	p.chdirAgain()
+	p.try(unix.SYS_UMASK, uintptr(umask(e)))
+	p.add(opSignals)
+	if e.Reaper {
+		if err := p.reaper(e.Args, env); err != nil {
+			return failed("init", err)
+		}
+	} else {
+		p.exec(e.Args, env)
+	}
+	p.run()
+	return nil
+}
+
+// session gives the process a session and, with a terminal, makes stdin its controlling one.
+func (p *program) session(terminal bool) {
+	p.try(unix.SYS_SETSID)
+	if terminal {
+		p.call("terminal", "set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+	}
+}
+
+// message adds the sending of a status message.
+func (p *program) message(m string) {
+	p.try(unix.SYS_WRITE, spec.FdStatus, p.cstring(m), uintptr(len(m)))
+}
+
+func directory(cwd string) string {
+	if cwd == "" {
+		return "/"
+	}
+	return cwd
+}
+
+func umask(e *spec.Exec) uint32 {
+	if e.Umask != nil {
+		return *e.Umask
+	}
+	return 0o022
+}
+
+// environment adds HOME where it is missing.
+func environment(env []string, home string) []string {
+	for _, v := range env {
+		if len(v) >= 5 && v[:5] == "HOME=" {
+			return env
+		}
+	}
+	return append(env[:len(env):len(env)], "HOME="+home)
+}
+
+// chownStdio gives the process's streams to its user, so that it can open /dev/stdout; devices other than
+// terminals stay whose they are.
+func chownStdio(uid uint32) error {
+	if uid == 0 {
+		return nil
+	}
+	for fd := range 3 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return explain("stdio", "stat fd "+strconv.Itoa(fd), err)
+		}
+		if st.Uid == uid || st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			continue
+		}
+		err := unix.Fchown(fd, int(uid), int(st.Gid))
+		// Read-only file systems, unmapped owners and sockets: the streams still work as they are.
+		if err != nil && err != unix.EINVAL && err != unix.EPERM && err != unix.EROFS {
+			return explain("stdio", "chown fd "+strconv.Itoa(fd), err)
+		}
+	}
+	return nil
+}
