@@ -19,15 +19,15 @@ const (
 	archCount
 )
 
-// syscall is one row of the tables.
-type syscall struct {
+// row is one row of the tables.
+type row struct {
 	name string
 	nr   [archCount]int32
 }
 
 // lookup returns the number of a system call on an architecture, for x32 without its bit.
 func lookup(name string, arch int) (uint32, bool) {
-	i, ok := slices.BinarySearchFunc(syscalls[:], name, func(s syscall, name string) int { return strings.Compare(s.name, name) })
+	i, ok := slices.BinarySearchFunc(syscalls[:], name, func(r row, name string) int { return strings.Compare(r.name, name) })
 	if !ok || syscalls[i].nr[arch] < 0 {
 		return 0, false
 	}
@@ -45,8 +45,11 @@ const (
 // x32Bit in a system call's number says that it is one of x32 (__X32_SYSCALL_BIT).
 const x32Bit = 0x40000000
 
-// armPrivate is where the private calls of 32-bit ARM begin (__ARM_NR_BASE).
-const armPrivate = 0xf0000
+// armPrivate is where the private calls of 32-bit ARM begin (__ARM_NR_BASE), armPrivateLast the last of them.
+const (
+	armPrivate     = 0xf0000
+	armPrivateLast = 0xf0006
+)
 
 // narrow reports whether arguments are 32 bits wide. On x32 the kernel shows the whole registers to the filter; as in
 // libseccomp only the lower halves count there.

@@ -363,7 +363,7 @@ func (c *compiler) spans(arch int, p *policy) []span {
 		out = append(out, span{nr, to}, span{nr + 1, fallback})
 	}
 	if !c.permissive && p.last >= 0 {
-		out = newer(out, arch, uint32(p.last), c.g.ret(unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
+		out = newer(distinct(out), arch, uint32(p.last), c.g.ret(unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
 	}
 	return merge(distinct(out))
 }
@@ -383,25 +383,17 @@ func distinct(s []span) []span {
 
 // newer makes the calls above last go to enosys.
 func newer(s []span, arch int, last uint32, enosys ref) []span {
-	i := slices.IndexFunc(s, func(x span) bool { return x.lo > last })
-	if i < 0 {
-		i = len(s)
+	out := slices.DeleteFunc(slices.Clone(s), func(x span) bool { return x.lo > last })
+	out = append(out, span{last + 1, enosys})
+	if arch != archARM {
+		return out
 	}
-	if arch == archARM {
-		// The private calls stand far above the others and are no newer: they keep their rules, and
-		// would otherwise make every new call look old.
-		private := slices.Clone(s[i:])
-		s = append(s[:i], span{last + 1, enosys})
-		for _, x := range private {
-			if x.lo >= armPrivate {
-				s = append(s, x)
-			}
+	// The private calls of ARM stand far above the others and are no newer: they keep their rules.
+	out = append(out, span{armPrivate, find(s, armPrivate)})
+	for _, x := range s {
+		if x.lo > armPrivate && x.lo <= armPrivateLast {
+			out = append(out, x)
 		}
-		end := s[len(s)-1].lo
-		if end < armPrivate {
-			return s
-		}
-		return append(s[:len(s)-1], span{end, enosys})
 	}
-	return append(s[:i], span{last + 1, enosys})
+	return append(out, span{armPrivateLast + 1, enosys})
 }

@@ -4,7 +4,7 @@ package seccomp
 
 // syscalls is sorted by name. The numbers are those of amd64, 386, x32 (without its bit), arm64 and arm, in
 // the order of the constants in arch.go; -1 where an architecture has no such call.
-var syscalls = [...]syscall{
+var syscalls = [...]row{
 	{"_llseek", [...]int32{-1, 140, -1, -1, 140}},
 	{"_newselect", [...]int32{-1, 142, -1, -1, 142}},
 	{"_sysctl", [...]int32{156, 149, -1, -1, 149}},
