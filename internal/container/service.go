@@ -55,6 +55,8 @@ type Snapshot struct {
 	LogPath      string
 	Dir          string // holds hostname, hosts, resolv.conf
 	AppArmor     string
+
+	live *live // nil when nothing runs
 }
 
 // ListOptions selects containers. Filters are Docker's: id, name, label, status, exited, ancestor, before,
@@ -137,85 +139,4 @@ type ExecSnapshot struct {
 	ExitCode      *int // nil before the end
 	Pid           int
 	CanRemove     bool
-}
-
-// Service answers for all containers. Its methods may be called from any goroutine. A ref is a full ID, a
-// name, or a unique prefix of an ID; errs.NotFound with Docker's "No such container: …" otherwise.
-type Service struct{}
-
-// Create reserves the name and records the container; it returns the ID and warnings for the user.
-func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string, error) {
-	panic("not written")
-}
-
-// Get returns the container's state now, without waiting for anything under way.
-func (s *Service) Get(ref string) (Snapshot, error) { panic("not written") }
-
-// List returns those that match, newest first.
-func (s *Service) List(o ListOptions) ([]Snapshot, error) { panic("not written") }
-
-// Sizes returns the bytes of the writable layer and of all layers together.
-func (s *Service) Sizes(ctx context.Context, ref string) (rw, root int64, err error) {
-	panic("not written")
-}
-
-// Start starts it; errs.NotModified if it runs.
-func (s *Service) Start(ctx context.Context, ref string) error { panic("not written") }
-
-// Stop sends signal (empty: the container's own) and, after timeout seconds (nil: the container's own; -1:
-// never), SIGKILL; errs.NotModified if it does not run.
-func (s *Service) Stop(ctx context.Context, ref, signal string, timeout *int) error {
-	panic("not written")
-}
-
-// Restart is Stop, if it runs, and Start.
-func (s *Service) Restart(ctx context.Context, ref, signal string, timeout *int) error {
-	panic("not written")
-}
-
-// Kill sends a signal, by name or number; empty is SIGKILL. errs.Conflict if it does not run.
-func (s *Service) Kill(ctx context.Context, ref, signal string) error { panic("not written") }
-
-// Wait returns a channel that gets one result when condition holds: "not-running", "next-exit" or "removed".
-// The wait is registered when Wait returns, so that a Start after it cannot be missed.
-func (s *Service) Wait(ctx context.Context, ref string, condition api.WaitCondition) (<-chan WaitResult, error) {
-	panic("not written")
-}
-
-// Remove deletes it; running, only with force.
-func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link bool) error {
-	panic("not written")
-}
-
-// Logs reads the log; errs.NotImplemented in Docker's words where the driver keeps none.
-func (s *Service) Logs(ctx context.Context, ref string, o LogOptions) (LogReader, error) {
-	panic("not written")
-}
-
-// Attach attaches to the running (or about to run) container.
-func (s *Service) Attach(ctx context.Context, ref string, o AttachOptions) (*Attachment, error) {
-	panic("not written")
-}
-
-// Resize sets the terminal's size in characters.
-func (s *Service) Resize(ctx context.Context, ref string, height, width uint16) error {
-	panic("not written")
-}
-
-// ExecCreate prepares a process inside a running container and returns the exec's ID.
-func (s *Service) ExecCreate(ctx context.Context, ref string, c ExecConfig) (string, error) {
-	panic("not written")
-}
-
-// ExecStart starts it; the attachment is nil with detach.
-func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, size *[2]uint) (*Attachment, error) {
-	panic("not written")
-}
-
-// ExecGet returns the exec's state now.
-func (s *Service) ExecGet(id string) (ExecSnapshot, error) { panic("not written") }
-
-// ExecResize sets the exec's terminal's size.
-func (s *Service) ExecResize(ctx context.Context, id string, height, width uint16) error {
-	panic("not written")
 }

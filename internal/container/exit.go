@@ -1,0 +1,159 @@
+package container
+
+import (
+	"strconv"
+	"time"
+
+	api "github.com/moby/moby/api/types/container"
+
+	"gantry/internal/errs"
+	"gantry/internal/runtime/supervisor"
+)
+
+// Docker's back-off between restarts by the policy: it doubles, and begins anew after a run of some length.
+const (
+	firstBackoff = 100 * time.Millisecond
+	maxBackoff   = time.Minute
+	longRun      = 10 * time.Second
+)
+
+// nextBackoff returns how long to wait before the next restart, when the container ran for ran and the wait before
+// was last (0: none).
+func nextBackoff(last, ran time.Duration) time.Duration {
+	if last == 0 || ran >= longRun {
+		return firstBackoff
+	}
+	return min(2*last, maxBackoff)
+}
+
+// restarts reports whether the policy starts again a container that ended with code after count restarts.
+func restarts(p api.RestartPolicy, code, count int, manual bool) bool {
+	switch {
+	case p.IsAlways(), p.IsUnlessStopped():
+		return !manual
+	case p.IsOnFailure():
+		return !manual && code != 0 && (p.MaximumRetryCount == 0 || count < p.MaximumRetryCount)
+	}
+	return false
+}
+
+// ended takes in the end of the container's first process. It may be told twice, by the supervisor's successor.
+func (c *container) ended(e supervisor.Exit) {
+	s, l := c.s, c.now.live
+	if (c.now.Status != Running && c.now.Status != Paused) || l == nil {
+		s.forget(c.id) // of a start that was undone, or told again
+		return
+	}
+	c.settle(e, c.oomKilled())
+	// From here on the facts are on the exec-root: the supervisor need not keep them, a crash repeats what follows.
+	kept := *l
+	kept.Exit, kept.OOM, kept.Manual = &e, c.now.OOMKilled, c.manual
+	if err := s.writeLive(c.id, &kept); err != nil {
+		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
+	} else {
+		s.forget(c.id)
+	}
+	s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
+	c.saveEnd(&kept)
+	c.after()
+}
+
+// saveEnd puts the record on disk behind, and drops the live facts then, unless there are newer ones.
+func (c *container) saveEnd(of *live) {
+	c.lastLive = of
+	c.saveBehind(func() {
+		if c.lastLive == of {
+			c.s.dropLive(c.id)
+			c.lastLive = nil
+		}
+	})
+}
+
+// settle makes the end known: status, waiters, events.
+func (c *container) settle(e supervisor.Exit, oom bool) {
+	ran := e.At.Sub(c.now.StartedAt)
+	c.now.ExitCode, c.now.FinishedAt, c.now.OOMKilled = e.Code, e.At.UTC(), oom
+	if e.Unknown {
+		c.now.ExitCode = 255
+		c.now.Error = "exit code unknown: both the engine and the supervisor that held the process were gone when it ended"
+	}
+	c.now.Pid, c.now.live = 0, nil
+	event := Ended
+	if !c.restart && c.remove == nil && restarts(c.now.HostConfig.RestartPolicy, c.now.ExitCode, c.now.RestartCount, c.manual) {
+		event = EndedAgain
+		c.backoff = nextBackoff(c.backoff, ran)
+		c.now.RestartCount++
+	}
+	c.move(event)
+	c.publish()
+	if oom {
+		c.s.event(&c.now, "oom")
+	}
+	c.s.event(&c.now, "die", "exitCode", strconv.Itoa(c.now.ExitCode), "execDuration", strconv.Itoa(max(0, int(ran.Seconds()))))
+	c.wake(onStop, WaitResult{Code: c.now.ExitCode})
+	c.endStop(nil)
+	c.endAttached()
+	c.endExecs()
+}
+
+// after goes on with what the end sets off: a restart, or the removal.
+func (c *container) after() {
+	switch {
+	case c.remove != nil:
+		c.finishRemove()
+	case c.now.Status == Restarting:
+		c.armRestart()
+	case c.now.HostConfig.AutoRemove && !c.restart:
+		c.autoRemove()
+	}
+}
+
+// armRestart starts the container again when the back-off is over.
+func (c *container) armRestart() {
+	c.timerGen++
+	gen := c.timerGen
+	c.timer = time.AfterFunc(c.backoff, func() {
+		c.post(func() {
+			if gen != c.timerGen || c.now.Status != Restarting {
+				return
+			}
+			if err := c.start(false); err != nil {
+				c.s.Log.Warn("restarting a container by its policy failed", "container", c.id, "err", err)
+			}
+		})
+	})
+}
+
+// cancelRestart gives up the restart that was due.
+func (c *container) cancelRestart() {
+	c.timerGen++
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.move(Canceled)
+	c.publish()
+	c.saveBehind(nil)
+	c.wake(onStop, WaitResult{Code: c.now.ExitCode})
+}
+
+// oomKilled asks the cgroup, which must not be removed yet.
+func (c *container) oomKilled() bool {
+	g, err := c.s.Cgroups.OpenDirs(c.now.live.Cgroup.Dirs)
+	if err != nil {
+		return false
+	}
+	n, err := g.OOMKills()
+	return err == nil && n > 0
+}
+
+// removal is a forced removal that waits for the end.
+type removal struct{ done []chan error }
+
+// errRemoveRunning is how a removal of what runs is refused.
+func errRemoveRunning(snap *Snapshot) error {
+	how := "Stop the container before attempting removal or force remove"
+	if snap.Status == Paused {
+		how = "Unpause and then stop the container before attempting removal or force remove"
+	}
+	return errs.Conflict.Errorf("You cannot remove a %s container %s. %s", snap.Status, snap.ID, how)
+}

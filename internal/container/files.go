@@ -1,0 +1,145 @@
+package container
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	api "github.com/moby/moby/api/types/container"
+)
+
+// writeFiles writes hostname, hosts and resolv.conf, which are bound over the image's, and returns the directory
+// they lie in. They are written in place, not replaced: a container that has them bound would keep the old ones.
+func (c *container) writeFiles() (string, error) {
+	if err := os.Mkdir(filepath.Join(c.dir, "rootfs"), 0o755); err != nil && !os.IsExist(err) {
+		return "", err
+	}
+	h := c.now.HostConfig
+	if h.NetworkMode.IsContainer() {
+		other, err := c.s.find(h.NetworkMode.ConnectedContainer())
+		if err != nil {
+			return "", err
+		}
+		if m := other.get().HostConfig.NetworkMode; m.IsContainer() {
+			if other, err = c.s.find(m.ConnectedContainer()); err != nil {
+				return "", err
+			}
+		}
+		return other.dir, nil
+	}
+	hosts, err := hostsFile(h, c.now.Config)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{"hostname", []byte(c.now.Config.Hostname + "\n")}, {"hosts", hosts}, {"resolv.conf", resolvConf(h)}} {
+		if err := os.WriteFile(filepath.Join(c.dir, f.name), f.data, 0o644); err != nil {
+			return "", fmt.Errorf("write %s: %w", f.name, err)
+		}
+	}
+	return c.dir, nil
+}
+
+const loopbackHosts = `127.0.0.1	localhost
+::1	localhost ip6-localhost ip6-loopback
+fe00::	ip6-localnet
+ff00::	ip6-mcastprefix
+ff02::1	ip6-allnodes
+ff02::2	ip6-allrouters
+`
+
+func hostsFile(h *api.HostConfig, c *api.Config) ([]byte, error) {
+	var b bytes.Buffer
+	if h.NetworkMode.IsHost() {
+		own, err := os.ReadFile("/etc/hosts")
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		b.Write(own)
+		if len(own) > 0 && own[len(own)-1] != '\n' {
+			b.WriteByte('\n')
+		}
+	} else {
+		b.WriteString(loopbackHosts)
+	}
+	for _, e := range h.ExtraHosts {
+		x, err := parseExtraHost(e)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "%s\t%s\n", x.addr, x.name)
+	}
+	return b.Bytes(), nil
+}
+
+// hostResolvConf returns the host's resolv.conf. Where that only leads to systemd-resolved's stub, which a container
+// can't reach, it is the one that systemd-resolved itself uses, as Docker does it.
+func hostResolvConf(private bool) []byte {
+	data, _ := os.ReadFile("/etc/resolv.conf")
+	if private {
+		if ns := nameservers(data); len(ns) == 1 && ns[0] == netip.AddrFrom4([4]byte{127, 0, 0, 53}) {
+			if real, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
+				return real
+			}
+		}
+	}
+	return data
+}
+
+func nameservers(conf []byte) (list []netip.Addr) {
+	for line := range strings.Lines(string(conf)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}
+
+// resolvConf is the host's, with what the user asked for in its place (resolv.conf(5)). A loopback name
+// server of the host is left out where the loopback is the container's own.
+func resolvConf(h *api.HostConfig) []byte {
+	private := !h.NetworkMode.IsHost()
+	var b bytes.Buffer
+	for line := range strings.Lines(string(hostResolvConf(private))) {
+		f := strings.Fields(line)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
+			continue
+		}
+		switch f[0] {
+		case "nameserver":
+			if len(h.DNS) > 0 || len(f) < 2 {
+				continue
+			}
+			if a, err := netip.ParseAddr(f[1]); private && err == nil && a.IsLoopback() {
+				continue
+			}
+		case "search", "domain":
+			if len(h.DNSSearch) > 0 {
+				continue
+			}
+		case "options":
+			if len(h.DNSOptions) > 0 {
+				continue
+			}
+		}
+		b.WriteString(strings.Join(f, " ") + "\n")
+	}
+	for _, a := range h.DNS {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	// `--dns-search .` means: none.
+	if len(h.DNSSearch) > 0 && (len(h.DNSSearch) != 1 || h.DNSSearch[0] != ".") {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(h.DNSSearch, " "))
+	}
+	if len(h.DNSOptions) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(h.DNSOptions, " "))
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,192 @@
+package container
+
+import (
+	"context"
+	"os"
+	"syscall"
+	"time"
+
+	"gantry/internal/errs"
+	"gantry/internal/state"
+)
+
+// Remove deletes it; running, only with force. Anonymous volumes are part of the writable layer, so volumes
+// changes nothing yet.
+func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link bool) error {
+	if link {
+		return errs.NotImplemented.Errorf("links are not supported")
+	}
+	c, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	if err := c.do(ctx, func() error { return c.beginRemove(force, ref, result) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// beginRemove answers on result when the container is gone.
+func (c *container) beginRemove(force bool, ref string, result chan error) error {
+	if c.remove != nil || c.now.Status == Removing {
+		return errs.Conflict.Errorf("removal of container %s is already in progress", ref)
+	}
+	c.remove = &removal{done: []chan error{result}}
+	switch c.now.Status {
+	case Restarting:
+		if !force {
+			c.remove = nil
+			return errRemoveRunning(&c.now)
+		}
+		c.manual = true
+		c.cancelRestart()
+	case Running, Paused:
+		if !force {
+			c.remove = nil
+			return errRemoveRunning(&c.now)
+		}
+		c.manual = true
+		// The end comes as an exit; the removal goes on there.
+		if err := c.signal(syscall.SIGKILL); err != nil && !errs.Conflict.Is(err) && !errs.NotFound.Is(err) {
+			c.remove = nil
+			return errs.Internal.Errorf("Could not kill running container %s, cannot remove - %w", c.id, err)
+		}
+		return nil
+	}
+	c.finishRemove()
+	return nil
+}
+
+// autoRemove is the removal that `--rm` asked for.
+func (c *container) autoRemove() {
+	if c.remove == nil {
+		c.remove = &removal{}
+	}
+	c.finishRemove()
+}
+
+// finishRemove takes away a container that does not run. From its first step on it can only go forward.
+func (c *container) finishRemove() {
+	s := c.s
+	if c.move(RemoveBegun) != nil {
+		return
+	}
+	c.timerGen++
+	c.publish()
+	err := s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now)}, c.now.HostConfig.AutoRemove, func() {
+		// The name is free: nobody finds the container any more.
+		s.mu.Lock()
+		delete(s.byID, c.id)
+		if s.names[c.now.Name] == c.id {
+			delete(s.names, c.now.Name)
+		}
+		s.mu.Unlock()
+		s.dropExecs(c.id)
+	})
+	done := c.remove.done
+	c.remove = nil
+	if err != nil {
+		c.move(RemoveFailed)
+		c.now.Error = err.Error()
+		c.publish()
+		c.saveBehind(nil)
+		c.wake(always, WaitResult{Code: c.now.ExitCode, Err: err})
+		for _, ch := range done {
+			ch <- errs.KindOf(err).Errorf("cannot remove container %q: %w", "/"+c.now.Name, err)
+		}
+		if len(done) == 0 {
+			s.Log.Error("removing a container failed", "container", c.id, "err", err)
+		}
+		return
+	}
+	s.event(&c.now, "destroy")
+	for _, ch := range done {
+		ch <- nil
+	}
+	c.mu.Lock()
+	c.gone = true // under the lock that wake takes: none that comes later is left behind
+	c.mu.Unlock()
+	c.endAttached()
+	c.over = true
+	c.wake(always, WaitResult{Code: c.now.ExitCode})
+}
+
+// erase carries out a removal's steps; freed is called when the name is. A crash after the first makes the next
+// daemon do them all again. With behind, the durable part follows the return, held by the journal until then.
+func (s *Service) erase(in intent, behind bool, freed func()) error {
+	j, err := begin(s.journals(), in)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"mark", "kill", "cgroup"} {
+		if err := j.record(name); err != nil {
+			j.end()
+			return err
+		}
+		switch name {
+		case "kill":
+			// What runs was killed, and its end recorded, before: here is only what a crash left.
+			if in.Kill {
+				s.killLeft(in.ID)
+			}
+		case "cgroup":
+			if in.Kill {
+				s.removeCgroup(in.ID, in.Parent, nil)
+			}
+			s.dropLive(in.ID)
+		}
+		j.did(name)
+	}
+	if err := j.record("record"); err != nil {
+		j.end()
+		return err
+	}
+	wait := s.State.Submit(func(tx state.Tx) error { return erase(tx, in.ID, in.Name) })
+	if !behind {
+		if err := wait(); err != nil {
+			j.end()
+			return err
+		}
+	}
+	j.did("record")
+	freed()
+	if err := j.record("files"); err != nil {
+		s.Log.Warn("removal goes on without its journal", "container", in.ID, "err", err)
+	}
+	rest := func() {
+		s.removeDir(in.ID)
+		j.did("files")
+		if err := wait(); err != nil {
+			s.Log.Error("the record of a removed container is still there; the next start removes it", "container", in.ID, "err", err)
+			return // the journal stays
+		}
+		// A creation's journal that was set aside must not outlive this one: it would bring the container back.
+		os.Remove(j.path + "." + opCreate)
+		j.end()
+	}
+	s.work.Go(rest)
+	return nil
+}
+
+// killLeft ends a process that a crash of the daemon left in the middle of a removal, and waits for its end.
+func (s *Service) killLeft(id string) {
+	for range 500 {
+		p, ok := s.Processes.Process(id)
+		if !ok {
+			return
+		}
+		if p.Exit != nil {
+			s.forget(id)
+			return
+		}
+		s.Processes.Signal(id, syscall.SIGKILL)
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.Log.Warn("a process does not end", "id", id)
+}
