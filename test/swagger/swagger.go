@@ -288,3 +288,23 @@ func (c *checker) number(where string, schema map[string]any, n json.Number, kin
 		c.add(where, "%v is no %v", n, schema["format"])
 	}
 }
+
+// Describes reports whether the description has an operation for the method and path.
+func (s *Spec) Describes(method, path string) bool {
+	op, _ := s.operation(method, path)
+	return op != nil
+}
+
+// Operations lists what is described, as "GET /containers/{id}/json", sorted.
+func (s *Spec) Operations() []string {
+	var out []string
+	for path, ops := range s.paths {
+		for method := range ops {
+			if m := strings.ToUpper(method); m != "PARAMETERS" {
+				out = append(out, m+" "+path)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
