@@ -82,7 +82,6 @@ func TestAPIDifferential(t *testing.T) {
 		{"POST", "/containers/api-x/exec", `{"Cmd":["true"],"AttachStdout":true}`},
 		{"POST", "/containers/api-x/kill?signal=NOSUCH", ""},
 		{"POST", "/containers/api-x/resize?h=x&w=10", ""},
-		{"POST", "/containers/api-x/wait?condition=nosuch", ""},
 		{"GET", "/containers/api-x/logs", ""},
 		{"GET", "/containers/api-x/logs?stdout=1&since=abc", ""},
 		{"DELETE", "/containers/api-x", ""},
