@@ -10,14 +10,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/test/engine"
+	"gantry/test/swagger"
 )
 
 // call sends one request at Docker's 2022 API version, which both engines speak.
 func call(t *testing.T, e *engine.Engine, method, path, body string) (int, string) {
 	t.Helper()
-	req, err := http.NewRequest(method, "http://engine/v1.41"+path, strings.NewReader(body))
+	return callVersion(t, e, "1.41", method, path, body)
+}
+
+func callVersion(t *testing.T, e *engine.Engine, version, method, path, body string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://engine/v"+version+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,6 +32,7 @@ func call(t *testing.T, e *engine.Engine, method, path, body string) (int, strin
 		req.Header.Set("Content-Type", "application/json")
 	}
 	c := e.Client()
+	c.Timeout = time.Minute // no request here waits for anything that does not come
 	defer c.CloseIdleConnections()
 	resp, err := c.Do(req)
 	if err != nil {
@@ -126,6 +134,63 @@ func message(body string) string {
 		return m.Message
 	}
 	return strings.TrimSpace(body)
+}
+
+// TestAnswersAreAsDescribed holds the answers of a container's whole life against moby's published description
+// of several API versions.
+func TestAnswersAreAsDescribed(t *testing.T) {
+	for _, version := range []string{"1.25", "1.41", "1.44", "1.47", "1.51", "1.56"} {
+		t.Run(version, func(t *testing.T) {
+			described, err := swagger.Load(version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := "described-" + version
+			var exec string
+			for _, r := range []struct{ method, path, body string }{
+				{"GET", "/version", ""},
+				{"GET", "/info", ""},
+				{"POST", "/containers/create?name=" + name, `{"Image":"busybox","Cmd":["sleep","1000"],"Labels":{"l":"v"},"HostConfig":{"NetworkMode":"none","Binds":["/tmp:/t:ro"]}}`},
+				{"GET", "/containers/" + name + "/json", ""},
+				{"POST", "/containers/" + name + "/start", ""},
+				{"POST", "/containers/" + name + "/start", ""},
+				{"GET", "/containers/" + name + "/json?size=1", ""},
+				{"GET", "/containers/json?all=1&size=1", ""},
+				{"POST", "/containers/" + name + "/exec", `{"Cmd":["echo","hi"],"AttachStdout":true}`},
+				{"GET", "/exec/EXEC/json", ""},
+				{"GET", "/containers/" + name + "/logs?stdout=1", ""},
+				{"POST", "/containers/" + name + "/resize?h=1&w=1", ""},
+				{"DELETE", "/containers/" + name, ""},
+				{"POST", "/containers/" + name + "/kill", ""},
+				{"POST", "/containers/" + name + "/wait", ""},
+				{"POST", "/containers/" + name + "/stop", ""},
+				{"POST", "/containers/" + name + "/restart?t=0", ""},
+				{"DELETE", "/containers/" + name + "?force=1", ""},
+				{"GET", "/containers/" + name + "/json", ""},
+				{"GET", "/images/json", ""},
+				{"GET", "/images/busybox/json", ""},
+				{"POST", "/images/busybox/tag?repo=described&tag=v", ""},
+				{"DELETE", "/images/described:v", ""},
+				{"GET", "/images/nosuch/json", ""},
+				{"POST", "/containers/create", `{"Image":"nosuch"}`},
+			} {
+				path := strings.Replace(r.path, "EXEC", exec, 1)
+				status, body := callVersion(t, gantry, version, r.method, path, r.body)
+				if status >= 500 {
+					t.Errorf("%s %s: %d %s", r.method, path, status, body)
+				}
+				if strings.HasSuffix(path, "/exec") {
+					var created struct{ Id string }
+					json.Unmarshal([]byte(body), &created)
+					exec = created.Id
+				}
+				bare, _, _ := strings.Cut(path, "?")
+				for _, p := range described.Validate(r.method, bare, status, []byte(body)) {
+					t.Errorf("%s %s: %s\n%s", r.method, path, p, body)
+				}
+			}
+		})
+	}
 }
 
 // TestFieldsDifferential compares the shapes of answers: which fields there are, and of what kind.
