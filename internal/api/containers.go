@@ -224,8 +224,7 @@ func (c *call) stopping() (signal string, t *int, err error) {
 
 func (s *Server) containerKill(c *call) error {
 	if err := s.deps.Containers.Kill(c.r.Context(), c.name, c.str("signal")); err != nil {
-		// "cannot kill container: x: …" is what docker kill's users and tests have always seen.
-		return fmt.Errorf("cannot kill container: %s: %w", c.name, err)
+		return fmt.Errorf("Cannot kill container: %s: %w", c.name, err) //nolint:staticcheck // Docker's words
 	}
 	return c.ok(204)
 }
@@ -250,8 +249,8 @@ func (s *Server) containerResize(c *call) error {
 }
 
 func (c *call) hw() (h, w uint16, err error) {
-	if h, err = c.size("h", "height"); err == nil {
-		w, err = c.size("w", "width")
+	if h, err = c.size("h"); err == nil {
+		w, err = c.size("w")
 	}
 	return h, w, err
 }

@@ -46,7 +46,7 @@ func (s *Server) containerCreate(c *call) error {
 // request makes of the body what the service wants.
 func (x *containerCreate) request(have version) (container.CreateRequest, []string, error) {
 	if x.Config == nil {
-		return container.CreateRequest{}, nil, errs.Invalid.Errorf("config cannot be empty in order to create a container")
+		return container.CreateRequest{}, nil, errs.Invalid.Errorf("Config cannot be empty in order to create a container")
 	}
 	x.Config.Cmd, x.Config.Entrypoint = x.Cmd, x.Entrypoint
 	if x.HostConfig == nil {

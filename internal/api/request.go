@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"net/url"
@@ -61,14 +62,13 @@ func (c *call) seconds(key string) (*int, error) {
 	return &n, nil
 }
 
-// size reads the h or w parameter of a resize.
-func (c *call) size(key, word string) (uint16, error) {
-	s := c.query.Get(key)
-	n, err := strconv.ParseUint(s, 10, 16)
+// size reads the h or w parameter of a resize. What the kernel cannot hold (ioctl_tty(2)) is cut to what it can.
+func (c *call) size(key string) (uint16, error) {
+	n, err := strconv.Atoi(c.query.Get(key))
 	if err != nil {
-		return 0, errs.Invalid.Errorf("invalid resize %s %q: %w", word, s, errors.Unwrap(err))
+		return 0, errs.Invalid.Wrap(err)
 	}
-	return uint16(n), nil
+	return uint16(min(max(n, 0), math.MaxUint16)), nil
 }
 
 // time reads a "seconds[.nanoseconds]" parameter; absent is the zero time.

@@ -70,6 +70,7 @@ var routes = []route{
 	{"GET", "/images/{name}/attestations", missing("attestations"), v(55)},
 	{"POST", "/images/{name}/push", missing("push"), 0},
 	{"DELETE", "/images/{name}", (*Server).imageRemove, 0},
+	{"DELETE", "/images/", (*Server).imageRemove, 0}, // says that the name is blank
 
 	{"POST", "/auth", missing("login"), 0},
 	{"GET", "/distribution/{name}/json", missing("looking into a registry"), v(30)},
