@@ -1,0 +1,33 @@
+// Package cli is the command line: it finds the verb, runs it, and turns what comes of it into an exit code.
+//
+// The verbs are in a folder for each noun, one file a verb, made of internal/cli/command. Every verb is also in its
+// group: `ps` is `container ls`. Nothing is set up before the verb is known.
+package cli
+
+import (
+	"gantry/internal/cli/command"
+	"gantry/internal/cli/container"
+	"gantry/internal/cli/image"
+	"gantry/internal/cli/system"
+)
+
+// groups returns the nouns.
+func groups() []*command.Group {
+	return []*command.Group{
+		{Name: "container", Short: "Manage containers", Commands: []*command.Command{
+			container.Attach, container.Create, container.Exec, container.Inspect, container.Kill, container.Logs, container.List,
+			container.Restart, container.Remove, container.Run, container.Start, container.Stop, container.Wait,
+		}},
+		{Name: "image", Short: "Manage images", Commands: []*command.Command{
+			image.Inspect, image.Load, image.List, image.Remove, image.Tag,
+		}},
+		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
+			system.Events, system.Info,
+		}},
+	}
+}
+
+// others are the verbs that belong to no noun.
+func others() []*command.Command {
+	return []*command.Command{system.Inspect, system.Version}
+}
