@@ -95,8 +95,8 @@ func merge(s []span) []span {
 }
 
 // nodeCost is what a node costs against one step of one path through it. A node is paid when the filter is loaded
-// (copied, checked, translated, compiled: about 0.8 µs), a step once for every call number in the kernel's
-// evaluation ahead (about 2 ns) and in every call that is not decided there.
+// (copied, checked, translated, compiled: tenths of a microsecond), a step once for every call number in the kernel's
+// evaluation ahead (nanoseconds) and in every call that is not decided there.
 const nodeCost = 300
 
 // longChain is how many values in a row a path may be compared with, one by one.

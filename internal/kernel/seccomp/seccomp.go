@@ -15,6 +15,7 @@ package seccomp
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -22,6 +23,7 @@ import (
 
 	moby "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/caps"
@@ -37,7 +39,13 @@ const maxCached = 256
 // costs a look into a map. The zero value is ready. Its methods may be called at the same time.
 type Cache struct {
 	mu      sync.Mutex
-	filters map[key][]byte
+	filters map[key]*entry
+}
+
+type entry struct {
+	once   sync.Once
+	filter []byte
+	err    error
 }
 
 type key struct {
@@ -87,23 +95,34 @@ func fromJSON(profile []byte, set caps.Set) ([]byte, error) {
 	return filter, errs.Invalid.Wrap(err)
 }
 
-// get returns the kept filter, or makes it. The lock is held meanwhile: whoever asks for the same one waits for the
-// work instead of doing it again.
+// get returns the kept filter, or makes it; whoever asks for the same one meanwhile waits for it, and nobody else.
 func (c *Cache) get(k key, fill func() ([]byte, error)) ([]byte, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f, ok := c.filters[k]; ok {
-		return f, nil
+	e := c.filters[k]
+	if e == nil {
+		if c.filters == nil || len(c.filters) >= maxCached {
+			c.filters = map[key]*entry{}
+		}
+		e = &entry{}
+		c.filters[k] = e
 	}
-	f, err := fill()
-	if err != nil {
-		return nil, err
+	c.mu.Unlock()
+
+	e.once.Do(func() { e.filter, e.err = fill() })
+	if e.err != nil {
+		c.mu.Lock()
+		if c.filters[k] == e {
+			delete(c.filters, k)
+		}
+		c.mu.Unlock()
 	}
-	if c.filters == nil || len(c.filters) >= maxCached {
-		c.filters = map[key][]byte{}
-	}
-	c.filters[k] = f
-	return f, nil
+	return e.filter, e.err
+}
+
+// Supported reports whether the kernel can load filters at all (CONFIG_SECCOMP_FILTER).
+func Supported() bool {
+	// A filter at address 0 is a bad address (EFAULT) to a kernel that would read it, and else an invalid request.
+	return errors.Is(unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, 0, 0, 0), unix.EFAULT)
 }
 
 // container is as much of a container's specification as conditions in profiles look at.

@@ -1,6 +1,9 @@
 package seccomp
 
 import (
+	"fmt"
+	"os"
+	"sync"
 	"testing"
 
 	"gantry/internal/errs"
@@ -25,6 +28,41 @@ func TestCacheKeepsFilters(t *testing.T) {
 	three, err := c.FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`), caps.Default())
 	if err != nil || string(three) == string(one) {
 		t.Fatalf("the profile makes no difference (%v)", err)
+	}
+}
+
+func TestCacheForgets(t *testing.T) {
+	t.Parallel()
+	var c Cache
+	var running sync.WaitGroup
+	for i := range 2 * maxCached {
+		running.Go(func() {
+			profile := fmt.Appendf(nil, `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"read","action":"SCMP_ACT_ERRNO","errnoRet":%d}]}`, i/2)
+			if f, err := c.FromJSON(profile, 0); err != nil || len(f) == 0 {
+				t.Errorf("%s: %v", profile, err)
+			}
+			if _, err := c.FromJSON(profile[1:], 0); err == nil {
+				t.Errorf("%s is taken", profile[1:])
+			}
+		})
+	}
+	running.Wait()
+	if n := len(c.filters); n > maxCached {
+		t.Errorf("%d filters are kept", n)
+	}
+	for k, e := range c.filters {
+		if e.err != nil {
+			t.Errorf("an error is kept for %x: %v", k.profile, e.err)
+		}
+	}
+}
+
+func TestSupported(t *testing.T) {
+	t.Parallel()
+	// The list of actions is there when filters are (Linux 4.14).
+	_, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail")
+	if Supported() != (err == nil) {
+		t.Errorf("supported: %v, but the kernel's list of actions: %v", Supported(), err)
 	}
 }
 
