@@ -404,6 +404,11 @@ func (d *decoder) mount() (v spec.Mount) {
 			v.Create = d.bool()
 		case "copy_content":
 			v.CopyContent = d.bool()
+		case "of":
+			if !d.literal("null") {
+				v.Of = new(spec.Process)
+				d.process(v.Of)
+			}
 		default:
 			d.skip()
 		}
@@ -437,22 +442,26 @@ func (d *decoder) device() (v spec.Device) {
 	return v
 }
 
+func (d *decoder) process(v *spec.Process) {
+	d.object(func(key string) {
+		switch key {
+		case "pid":
+			v.Pid = d.int()
+		case "start_time":
+			v.StartTime = d.uint64()
+		default:
+			d.skip()
+		}
+	})
+}
+
 func (d *decoder) join() (v spec.Join) {
 	d.object(func(key string) {
 		switch key {
 		case "type":
 			v.Type = d.string()
 		case "of":
-			d.object(func(key string) {
-				switch key {
-				case "pid":
-					v.Of.Pid = d.int()
-				case "start_time":
-					v.Of.StartTime = d.uint64()
-				default:
-					d.skip()
-				}
-			})
+			d.process(&v.Of)
 		case "path":
 			v.Path = d.string()
 		default:

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"unsafe"
 
 	"gantry/internal/kernel/fs"
 	"gantry/internal/runtime/spec"
@@ -165,13 +166,51 @@ func enterNamespace(j spec.Join) error {
 	if !ok {
 		return errors.New("unknown type of namespace: " + j.Type)
 	}
-	var fd int
-	var err error
 	if j.Path != "" {
-		fd, err = unix.Open(j.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	} else {
-		fd, err = openProcess(j.Of)
+		fd, err := unix.Open(j.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Setns(fd, flag)
 	}
+	dir, err := openProcess(j.Of)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return setnsAt(dir, j.Type, flag)
+}
+
+// openProcess opens the directory of p in the host's /proc. What is opened below it afterwards belongs to the
+// same process or fails with ESRCH, whatever becomes of the number. (A pidfd cannot be had: in a new PID
+// namespace the host's pids do not exist, while the host's /proc is still mounted.)
+func openProcess(p spec.Process) (int, error) {
+	proc, err := fs.HostProc()
+	if err != nil {
+		return -1, err
+	}
+	defer proc.Close()
+	dir, err := proc.Open(strconv.Itoa(p.Pid), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, errGone
+	}
+	fd, err := unix.Openat(dir, "stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	var buf [1024]byte
+	n := 0
+	if err == nil {
+		n, err = unix.Read(fd, buf[:])
+		unix.Close(fd)
+	}
+	if t, ok := startTime(buf[:max(n, 0)]); err != nil || !ok || t != p.StartTime {
+		unix.Close(dir)
+		return -1, errGone
+	}
+	return dir, nil
+}
+
+func setnsAt(dir int, name string, flag int) error {
+	fd, err := unix.Openat(dir, "ns/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -179,43 +218,7 @@ func enterNamespace(j spec.Join) error {
 	return unix.Setns(fd, flag)
 }
 
-// openProcess returns a pidfd of p. The start time is compared after the pidfd is open, so that a recycled
-// pid is noticed. The process's own /proc shows the host's pids: init's mounts are still the host's.
-func openProcess(p spec.Process) (int, error) {
-	fd, err := unix.PidfdOpen(p.Pid, 0)
-	if err == unix.ESRCH || err == unix.EINVAL {
-		// In a PID namespace of its own the host's pids do not exist; the namespaces' files do.
-		return openNamespaces(p)
-	}
-	if err != nil {
-		return -1, err
-	}
-	if err := checkStartTime(p); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-func openNamespaces(spec.Process) (int, error) { return -1, unix.ESRCH }
-
 var errGone = errors.New("the container whose namespace is to be joined is no longer running")
-
-func checkStartTime(p spec.Process) error {
-	proc, err := fs.HostProc()
-	if err != nil {
-		return err
-	}
-	defer proc.Close()
-	b, err := proc.Read(strconv.Itoa(p.Pid)+"/stat", 4096)
-	if err != nil {
-		return err
-	}
-	if t, ok := startTime(b); !ok || t != p.StartTime {
-		return errGone
-	}
-	return nil
-}
 
 // startTime reads field 22 of /proc/pid/stat. The command (field 2) may hold spaces and parentheses.
 func startTime(stat []byte) (uint64, bool) {
@@ -263,7 +266,29 @@ func isDevice(fd int, format uint32, major, minor uint32) bool {
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == format && st.Rdev == unix.Mkdev(major, minor)
 }
 
+// loopback brings up the only interface a new network namespace has.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var ifr struct { // struct ifreq
+		name  [unix.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(ifr.name[:], "lo")
+	ifr.flags = unix.IFF_UP | unix.IFF_RUNNING
+	return rawErr(unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&ifr))))
+}
+
 func (l *launch) setNames() error {
+	if l.spec.Clone&unix.CLONE_NEWNET != 0 {
+		if err := loopback(); err != nil {
+			return explain("network", "bring up the loopback interface", err)
+		}
+	}
 	if l.spec.Clone&unix.CLONE_NEWUTS == 0 {
 		return nil
 	}

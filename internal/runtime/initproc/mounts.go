@@ -115,7 +115,7 @@ func (l *launch) attach(path string, fd, target int, o mount.Options) error {
 }
 
 func (l *launch) bind(m *spec.Mount, o mount.Options) error {
-	fd, err := mount.Clone(unix.AT_FDCWD, m.Source, o.Recursive)
+	fd, err := l.openSource(m, o.Recursive)
 	if err != nil {
 		return err
 	}
@@ -163,6 +163,42 @@ func (l *launch) bind(m *spec.Mount, o mount.Options) error {
 		return nil
 	}
 	return setAttr(fd, o.Set, o.Clear, false)
+}
+
+// openSource makes a detached copy of what is to be bound. In another container it can only be made from within
+// that container's mount namespace; the main thread goes there and back, for which it needs a root and a
+// working directory that it shares with no other thread (setns(2)).
+func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
+	if m.Of == nil {
+		return mount.Clone(unix.AT_FDCWD, m.Source, recursive)
+	}
+	dir, err := openProcess(*m.Of)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	own, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(own)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return -1, err
+	}
+	if err := setnsAt(dir, "mnt", unix.CLONE_NEWNS); err != nil {
+		return -1, err
+	}
+	// The other container may have links on the way: resolve below its root, then copy what was found.
+	fd, err := fs.RootAt(unix.AT_FDCWD).Open(m.Source, unix.O_PATH, 0)
+	tree := -1
+	if err == nil {
+		tree, err = mount.Clone(fd, "", recursive)
+		unix.Close(fd)
+	}
+	if back := unix.Setns(own, unix.CLONE_NEWNS); back != nil {
+		return -1, back
+	}
+	return tree, err
 }
 
 // remount changes the flags of what is mounted at the target already.

@@ -111,6 +111,9 @@ type Mount struct {
 	Options     []string `json:"options,omitempty"`      // as in mount(8): ro, nosuid, rbind, size=…, rprivate, …
 	Create      bool     `json:"create,omitempty"`       // make a missing target
 	CopyContent bool     `json:"copy_content,omitempty"` // tmpfs with tmpcopyup
+	// Of: the source of a bind is a path in this process's root and mount namespace, not on the host (the
+	// /dev/shm of --ipc container:).
+	Of *Process `json:"of,omitempty"`
 }
 
 // Device is a node below /dev, made by mknod or, in a user namespace, bound from the host.
