@@ -9,6 +9,8 @@ package spec
 //	         puts the pty's slave there
 //	3        the payload: a sealed memfd, JSON of Init (modes init, join) or Exec (mode exec), read from offset 0
 //	4        the status socket: one end of a SOCK_SEQPACKET socketpair; init makes it close-on-exec
+//	         It is born with SIGCHLD as exit signal and without setsid(2). Pipes belong to root: init gives those among
+//	         0 to 2 to the user of the process (fchown(2)), or /dev/stdout could not be opened by it.
 //	5        modes join and exec only: a pidfd, whose start time has been checked, of the process to join
 //
 // Modes:

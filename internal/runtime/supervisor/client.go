@@ -184,14 +184,25 @@ func replyError(r *protocol.Reply) error {
 
 // Hello asks who is there.
 func (c *Client) Hello(ctx context.Context) (*Hello, error) {
-	r, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpHello}, nil)
+	h, state, err := c.hello(ctx)
+	if err == nil {
+		unix.Close(state)
+	}
+	return h, err
+}
+
+// hello returns also the supervisor's state memory, which the caller owns.
+func (c *Client) hello(ctx context.Context) (*Hello, int, error) {
+	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpHello}, nil)
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
-	if r.Hello == nil {
-		return nil, errors.New("supervisor: a hello without contents")
+	state, ok := fds[protocol.FdState]
+	if r.Hello == nil || !ok {
+		closeAll(fds)
+		return nil, -1, errors.New("supervisor: a hello without contents")
 	}
-	return r.Hello, nil
+	return r.Hello, state, nil
 }
 
 // LaunchOptions are the rarer wishes about a Launch.
@@ -223,6 +234,13 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 		return nil, nil, errors.New("supervisor: a launch without a process")
 	}
 	return r.Process, fds, nil
+}
+
+// AdoptState gives the state memory of a supervisor that died to this one; it comes before the first Adopt.
+func (c *Client) AdoptState(ctx context.Context, state int) error {
+	_, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpAdopt, FdNames: []string{protocol.FdState}}, []int{state})
+	closeAll(fds)
+	return err
 }
 
 // Adopt gives a process, whose supervisor died, to this one. Its streams stay still until Resume.

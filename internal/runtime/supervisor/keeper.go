@@ -42,6 +42,7 @@ type Keeper struct {
 	client  *Client
 	ready   chan struct{} // closed while client is usable; replaced during recovery
 	procs   map[string]*kept
+	state   int   // the supervisor's state memory, -1 before there was one
 	failure error // why there is no supervisor, while there is none
 }
 
@@ -59,7 +60,7 @@ func Keep(ctx context.Context, opts Options) (*Keeper, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept)}
+	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept), state: -1}
 	k.ctx, k.stop = context.WithCancel(context.Background())
 	watch, err := k.connect(ctx)
 	if err != nil {
@@ -85,6 +86,10 @@ func (k *Keeper) Close() {
 	for id, p := range k.procs {
 		closeAll(p.fds)
 		delete(k.procs, id)
+	}
+	if k.state >= 0 {
+		unix.Close(k.state)
+		k.state = -1
 	}
 }
 
@@ -182,13 +187,33 @@ func (k *Keeper) connect(ctx context.Context) (<-chan Exit, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	// What this one does not know, the one that died held. Of those that have ended it knows the exit at most: their last output
+	// may still be in the pipes.
+	first := true
 	for id, p := range k.procs {
-		if _, ok := known[id]; ok || p.ended {
+		if old, ok := known[id]; ok && (old.Exit == nil || p.proc.Pid == 0) || len(p.fds) == 0 {
 			continue
 		}
-		if err := c.Adopt(ctx, &p.proc, p.fds); err != nil && !errs.Conflict.Is(err) {
-			return nil, fmt.Errorf("adopt process %s: %w", id, err)
+		if first && k.state >= 0 {
+			if err := c.AdoptState(ctx, k.state); errors.Is(err, ErrGone) {
+				return nil, err
+			} // else it is the very supervisor that was there before, and knows it
 		}
+		first = false
+		if err := c.Adopt(ctx, &p.proc, p.fds); err != nil && !errs.Conflict.Is(err) {
+			if errors.Is(err, ErrGone) {
+				return nil, err
+			}
+			k.opts.Log.Error("adopt a process", "id", id, "err", err)
+		}
+	}
+	if _, state, err := c.hello(ctx); err != nil {
+		return nil, err
+	} else {
+		if k.state >= 0 {
+			unix.Close(k.state)
+		}
+		k.state = state
 	}
 	for id, proc := range known {
 		p := k.procs[id]

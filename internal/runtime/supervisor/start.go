@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -32,6 +33,12 @@ func Start(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer null.Close()
+	// Its complaints, which nobody waits for: a panic, a log that cannot be written.
+	complaints, err := os.OpenFile(filepath.Join(opts.ExecRoot, "supervisor.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer complaints.Close()
 	r, w, err := os.Pipe() // its end of file says: listening; anything read from it says why not
 	if err != nil {
 		return err
@@ -49,7 +56,7 @@ func Start(ctx context.Context, opts Options) error {
 		&syscall.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
-			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), init.Fd(), w.Fd()},
+			Files: []uintptr{null.Fd(), null.Fd(), complaints.Fd(), init.Fd(), w.Fd()},
 			Sys:   &syscall.SysProcAttr{Setsid: true},
 		}, &opts.Cgroup)
 	if err != nil {

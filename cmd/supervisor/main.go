@@ -1,0 +1,97 @@
+// Command supervisor is the parent of all containers; see package server. The engine starts it, from a sealed memfd.
+package main
+
+import (
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/runtime/supervisor/server"
+)
+
+func main() {
+	// It idles with a small heap beside up to hundreds of containers: memory counts, and two threads of Go suffice.
+	debug.SetGCPercent(25)
+	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	conf := server.Config{Init: 3, Ready: 4, State: -1}
+	check := false
+	// Not package flag: it would bring fmt's and reflect's weight for five words that only the engine says.
+	args := os.Args[1:]
+	for len(args) > 0 {
+		name := args[0]
+		args = args[1:]
+		if name == "-check" {
+			check = true
+			continue
+		}
+		if len(args) == 0 {
+			fail(conf.Ready, "value missing for "+name)
+		}
+		value := args[0]
+		args = args[1:]
+		n, err := strconv.Atoi(value)
+		switch name {
+		case "-exec-root":
+			conf.ExecRoot, err = value, nil
+		case "-build":
+			conf.Build, err = value, nil
+		case "-init":
+			conf.Init = n
+		case "-ready":
+			conf.Ready = n
+		case "-state":
+			conf.State = n
+		} // others are a later version's, which knows that this one may be asked
+		if err != nil {
+			fail(conf.Ready, name+": "+err.Error())
+		}
+	}
+	if check {
+		if server.Check(conf.State) != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	if conf.State < 0 {
+		closeInherited(conf.Init, conf.Ready)
+	}
+	if conf.Ready >= 0 {
+		unix.CloseOnExec(conf.Ready)
+	}
+	unix.CloseOnExec(conf.Init)
+	if err := server.Run(conf); err != nil && !server.Taken(err) {
+		fail(conf.Ready, err.Error())
+	}
+}
+
+// closeInherited closes what whoever started the engine had left open without knowing: no container may get it, nor
+// may a pipe whose reader waits for its end live as long as this process. What the runtime has opened is close-on-exec.
+func closeInherited(keep ...int) {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil || fd < 3 || slices.Contains(keep, fd) {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+func fail(ready int, text string) {
+	if ready >= 0 {
+		unix.Write(ready, []byte(text))
+	}
+	os.Stderr.WriteString("supervisor: " + text + "\n")
+	os.Exit(1)
+}

@@ -1,0 +1,199 @@
+package supervisor_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
+	"gantry/internal/runtime/supervisor"
+)
+
+func writer() {}
+
+func TestExitCodes(t *testing.T) {
+	h := newHouse(t)
+	for _, c := range []struct {
+		id, script string
+		code       int
+	}{
+		{"zero", "exit 0", 0},
+		{"seven", "exit 7", 7},
+		{"term", "kill -TERM $$", 143},
+		{"kill", "kill -KILL $$", 137},
+	} {
+		h.mustLaunch(c.id, options{}, "/bin/sh", "-c", c.script)
+		if e := h.wait(c.id); e.Code != c.code || e.Unknown {
+			t.Errorf("%s: %+v, want code %d", c.script, e, c.code)
+		}
+	}
+}
+
+func TestOutputReachesLogAndReader(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("a", options{paused: true}, "/bin/sh", "-c", "echo out; echo err >&2; printf end")
+	a := h.mustAttach("a")
+	if err := h.Resume(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if err := a.Copy(&stdout, &stderr); err != nil {
+		t.Fatal(err)
+	}
+	h.wait("a")
+	if stdout.String() != "out\nend" || stderr.String() != "err\n" {
+		t.Errorf("attached: %q and %q", &stdout, &stderr)
+	}
+	if got := h.logged("a", "stdout"); got != "out\nend" {
+		t.Errorf("logged stdout: %q", got)
+	}
+	if got := h.logged("a", "stderr"); got != "err\n" {
+		t.Errorf("logged stderr: %q", got)
+	}
+}
+
+func TestStdinEndOfFile(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("cat", options{stdin: true, paused: true}, "/bin/cat")
+	a := h.mustAttach("cat")
+	in, err := h.Stdin("cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Resume(context.Background(), "cat")
+	if _, err := io.WriteString(in, "hi\n"); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := h.CloseStdin(context.Background(), "cat"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := a.Copy(&out, &out); err != nil || out.String() != "hi\n" {
+		t.Errorf("cat said %q, %v", &out, err)
+	}
+	if e := h.wait("cat"); e.Code != 0 {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("tty", options{stdin: true, terminal: true, paused: true}, "/bin/sh", "-c", "stty size; read x; stty size; echo got $x")
+	a := h.mustAttach("tty")
+	h.Resume(context.Background(), "tty")
+	f, err := a.Next()
+	if err != nil || string(f.Data) != "24 80\r\n" {
+		t.Fatalf("%q, %v", f.Data, err)
+	}
+	if err := h.Resize("tty", 40, 100); err != nil {
+		t.Fatal(err)
+	}
+	in, err := h.Stdin("tty")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	io.WriteString(in, "yes\n")
+	var out bytes.Buffer
+	if err := a.Copy(&out, &out); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "yes\r\n40 100\r\ngot yes\r\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	h.wait("tty")
+	if got := h.logged("tty", "stdout"); got != "24 80\r\n"+out.String() {
+		t.Errorf("logged %q", got)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	h := newHouse(t)
+	var le *supervisor.LaunchError
+	if _, err := h.launch("a", options{}, "/no/such"); !errors.As(err, &le) || le.Code != 127 {
+		t.Errorf("missing program: %v", err)
+	}
+	if _, err := h.launch("a", options{}, "/die"); !errors.As(err, &le) || le.Stage != "init" {
+		t.Errorf("dying init: %v", err)
+	}
+	h.mustLaunch("a", options{}, "/bin/sleep", "1000")
+	if _, err := h.launch("a", options{}, "/bin/true"); !errs.Conflict.Is(err) {
+		t.Errorf("the same ID twice: %v", err)
+	}
+	if err := h.Signal("b", unix.SIGTERM); !errs.NotFound.Is(err) {
+		t.Errorf("signal to nobody: %v", err)
+	}
+	if err := h.Forget(context.Background(), "a"); !errs.Conflict.Is(err) {
+		t.Errorf("forget a running one: %v", err)
+	}
+	if err := h.Signal("a", unix.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if e := h.wait("a"); e.Code != 143 {
+		t.Errorf("%+v", e)
+	}
+	if err := h.Signal("a", unix.SIGTERM); !errs.Conflict.Is(err) {
+		t.Errorf("signal to the dead: %v", err)
+	}
+}
+
+func TestExec(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("c", options{}, "/bin/sleep", "1000")
+	h.mustLaunch("e", options{in: "c"}, "/bin/sh", "-c", "echo from exec; exit 3")
+	if e := h.wait("e"); e.Code != 3 {
+		t.Errorf("%+v", e)
+	}
+	if got := h.logged("e", "stdout"); got != "from exec\n" {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// Nothing but stdio is inherited.
+func TestNoOtherFds(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("other", options{stdin: true}, "/bin/sleep", "1000")
+	h.mustLaunch("ls", options{}, "/bin/ls", "/proc/self/fd")
+	h.wait("ls")
+	if got := h.logged("ls", "stdout"); got != "0\n1\n2\n3\n" { // 3 is ls's own
+		t.Errorf("fds:\n%s", got)
+	}
+}
+
+func TestLongLinesAndRotation(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("long", options{}, "/bin/sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo short")
+	h.wait("long")
+	if got := h.logged("long", "stdout"); got != strings.Repeat("x", 40000)+"\nshort\n" {
+		t.Errorf("%d bytes", len(got))
+	}
+	raw, _ := os.ReadFile(h.logPath("long"))
+	if n := bytes.Count(raw, []byte("\n")); n != 4 { // 16384 + 16384 + 7232, and the short one
+		t.Errorf("%d records, want 4", n)
+	}
+	h.mustLaunch("rot", options{maxSize: 4096, maxFiles: 3}, "/bin/sh", "-c", "seq 1 200")
+	h.wait("rot")
+	got := h.logged("rot", "stdout")
+	if !strings.HasSuffix(got, "\n199\n200\n") {
+		t.Errorf("rotated log ends %q", got[max(0, len(got)-20):])
+	}
+	for i, name := range []string{"", ".1", ".2"} {
+		st, err := os.Stat(h.logPath("rot") + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Size() > 4096+200 || i > 0 && st.Size() < 4096 {
+			t.Errorf("file %q has %d bytes", name, st.Size())
+		}
+	}
+	if _, err := os.Stat(h.logPath("rot") + ".3"); err == nil {
+		t.Error("a fourth file")
+	}
+}
