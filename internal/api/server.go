@@ -21,6 +21,7 @@ import (
 	"gantry/internal/container"
 	"gantry/internal/events"
 	"gantry/internal/image"
+	"gantry/internal/kernel/hangup"
 )
 
 // Deps is what a Server needs.
@@ -43,6 +44,8 @@ type Server struct {
 	header serverHeader
 	done   context.CancelFunc // ends streams on Shutdown
 
+	hangups func() (*hangup.Watcher, error) // made when the first connection is taken over
+
 	mu    sync.Mutex
 	taken map[net.Conn]struct{} // hijacked connections: http.Server forgets them
 }
@@ -53,6 +56,7 @@ func New(d Deps) *Server {
 		d.Log = slog.Default()
 	}
 	s := &Server{deps: d, log: d.Log, taken: make(map[net.Conn]struct{})}
+	s.hangups = sync.OnceValues(hangup.New)
 	s.header = newServerHeader(d.Host.Version)
 	base, cancel := context.WithCancel(context.Background())
 	s.done = cancel
@@ -89,7 +93,22 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if err != nil {
 		s.http.Close()
 	}
+	if w, oops := s.hangups(); oops == nil {
+		w.Close()
+	}
 	return err
+}
+
+// watch calls gone when the client at the other end of conn has hung up, where the kernel tells.
+func (s *Server) watch(conn net.Conn, gone func()) (stop func()) {
+	w, err := s.hangups()
+	if err == nil {
+		if stop, err = w.Watch(conn, gone); err == nil {
+			return stop
+		}
+	}
+	s.log.Warn("a client's hang-up will go unnoticed", "err", err)
+	return func() {}
 }
 
 // hold remembers a hijacked connection until it is let go.

@@ -25,8 +25,9 @@ type stream struct {
 	in    io.Reader
 	out   io.Writer
 	flush func()   // nil where writes go out by themselves
-	tcp   net.Conn // any hijacked connection, nil over bodies
+	conn  net.Conn // taken over; nil over bodies
 	close func()
+	watch func(gone func()) (stop func()) // for the client's hanging up
 }
 
 // takeOver makes of the request a stream, and replies as Docker does: 101 UPGRADED where the client asked for an
@@ -60,7 +61,7 @@ func (s *Server) takeOver(c *call, multiplexed bool) (*stream, error) {
 		conn.Close()
 		return nil, errs.Canceled.Wrap(err)
 	}
-	st := &stream{in: conn, out: conn, tcp: conn, close: func() { s.letGo(conn); conn.Close() }}
+	st := &stream{watch: func(gone func()) func() { return s.watch(conn, gone) }, in: conn, out: conn, conn: conn, close: func() { s.letGo(conn); conn.Close() }}
 	if n := rw.Reader.Buffered(); n > 0 { // a client may send stdin with its request
 		st.in = io.MultiReader(io.LimitReader(rw.Reader, int64(n)), conn)
 	}
@@ -75,7 +76,7 @@ func overBodies(c *call, kind string) (*stream, error) {
 	c.w.Header().Set("Content-Type", kind)
 	c.w.WriteHeader(200)
 	c.flush()
-	return &stream{in: c.r.Body, out: c.w, flush: c.flush, close: func() {}}, nil
+	return &stream{in: c.r.Body, out: c.w, flush: c.flush, close: func() {}, watch: func(func()) func() { return func() {} }}, nil
 }
 
 // fullDuplex lets a handler reply before it has read the whole body. HTTP/2 always does.
@@ -88,15 +89,16 @@ func fullDuplex(c *call) error {
 
 // closeWrite tells the client that no more output comes, and leaves its side open.
 func (s *stream) closeWrite() {
-	if h, ok := s.tcp.(interface{ CloseWrite() error }); ok {
+	if h, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		_ = h.CloseWrite()
 	}
 }
 
-// pump moves bytes both ways until the output ends, the client detaches, or it cannot be written to any more.
-// It closes the attachment and the stream.
+// pump moves bytes both ways until the output ends, the client detaches or goes away. It closes the
+// attachment and the stream.
 func (s *stream) pump(a *container.Attachment, multiplexed bool) {
-	defer a.Output.Close()
+	// Without input and output nothing else would tell that the client is gone, for ever.
+	stop := s.watch(func() { a.Output.Close() })
 	input := make(chan struct{})
 	go func() {
 		defer close(input)
@@ -124,12 +126,14 @@ func (s *stream) pump(a *container.Attachment, multiplexed bool) {
 			s.flush()
 		}
 	}
-	if s.tcp == nil { // the reply ends with the handler
+	a.Output.Close()   // lets go of a write to a process that does not read
+	if s.conn == nil { // the reply ends with the handler
 		return
 	}
 	s.closeWrite()
-	_ = s.tcp.SetReadDeadline(time.Now().Add(linger))
+	_ = s.conn.SetReadDeadline(time.Now().Add(linger))
 	<-input
+	stop()
 	s.close()
 }
 

@@ -32,6 +32,15 @@ type echo struct {
 	closed chan struct{}
 	once   sync.Once
 	loud   bool
+	mute   bool // goes on after the end of its input
+}
+
+// Close ends the process's input.
+func (e *echo) Close() error {
+	if e.mute {
+		return nil
+	}
+	return e.PipeWriter.Close()
 }
 
 func newEcho(loud bool) *echo {
@@ -59,6 +68,7 @@ func (e echoOutput) Next() (byte, []byte, error) {
 
 func (e echoOutput) Close() error {
 	e.once.Do(func() { close(e.closed) })
+	e.PipeWriter.Close()
 	return e.r.Close()
 }
 
@@ -167,6 +177,24 @@ func TestClientGoesAway(t *testing.T) {
 	e := <-echoes
 	conn.Close()
 	<-e.closed // stdin ends, so this process does
+}
+
+// TestSilentClientGoesAway: with neither input nor output only the kernel can tell.
+func TestSilentClientGoesAway(t *testing.T) {
+	t.Parallel()
+	echoes := make(chan *echo, 1)
+	conn, br, _ := hijack(t, attachServer(t, true, echoes), upgrade)
+	e := <-echoes
+	e.mute = true
+	conn.CloseWrite() // no hang-up: `docker attach --no-stdin` does it at once
+	if _, err := e.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := br.ReadByte(); b != 'x' || err != nil {
+		t.Fatal(b, err)
+	}
+	conn.Close()
+	<-e.closed
 }
 
 // TestOverBodies attaches where there is nothing to take over: HTTP/2, and a chunked body.
