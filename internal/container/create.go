@@ -13,6 +13,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/ids"
+	"gantry/internal/runtime"
 	"gantry/internal/state"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
@@ -79,14 +80,19 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 	if err := s.resolveJoins(host); err != nil {
 		return nil, nil, err
 	}
-	res, err := s.Builder.Resources(host)
+	warnings, err := s.Builder.Validate(config, host)
 	if err != nil {
 		return nil, nil, err
 	}
-	_, warnings, err := s.Cgroups.Check(res)
+	res, err := runtime.Resources(host)
 	if err != nil {
 		return nil, nil, err
 	}
+	_, more, err := s.Cgroups.Check(res)
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, more...)
 	id := ids.New()
 	switch {
 	case host.NetworkMode.IsHost() || host.UTSMode.IsHost():

@@ -1,10 +1,8 @@
 package container
 
 import (
-	api "github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 
-	"gantry/internal/kernel/cgroup"
 	"gantry/internal/layer"
 	"gantry/internal/runtime/spec"
 )
@@ -30,27 +28,6 @@ type Layers interface {
 type Sizer interface {
 	Size(container string) (int64, error)         // the writable layer
 	ChainSize(chain digest.Digest) (int64, error) // all layers up to chain
-}
-
-// Plan is what a Builder makes a process from.
-type Plan struct {
-	Snapshot *Snapshot
-	Overlay  layer.Overlay
-	Target   string // where the root is mounted, inside the container's own mount namespace
-	Files    string // the directory of hostname, hosts and resolv.conf: the container's, or that of the one whose network it joins
-	Cgroup   spec.Cgroup
-	Log      spec.Log
-	Defaults *Defaults
-	// Of finds the first process of the container id, whose namespaces are joined.
-	Of func(id string) (spec.Process, error)
-}
-
-// Builder turns a container's configuration into the finished facts that the supervisor and init need.
-type Builder interface {
-	Resources(h *api.HostConfig) (cgroup.Resources, error)
-	Container(p *Plan) (*spec.Launch, *spec.Init, error)
-	// Exec builds a process that joins of, the first of p's container.
-	Exec(p *Plan, id string, c *ExecConfig, of spec.Process) (*spec.Launch, *spec.Exec, error)
 }
 
 // LogOpener opens a log that the json-file driver wrote. ended is closed when no more will be written, for

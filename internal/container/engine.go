@@ -16,6 +16,7 @@ import (
 	"gantry/internal/errs"
 	"gantry/internal/ids"
 	"gantry/internal/kernel/cgroup"
+	"gantry/internal/runtime"
 	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
 )
@@ -32,7 +33,7 @@ type Options struct {
 	Processes *supervisor.Keeper
 	Cgroups   *cgroup.Host
 	Home      *cgroup.Group // the supervisor's own
-	Builder   Builder
+	Builder   *runtime.Builder
 	OpenLog   LogOpener
 	Events    Events
 	Log       *slog.Logger

@@ -12,6 +12,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/ids"
+	"gantry/internal/runtime"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
 )
@@ -168,9 +169,15 @@ func execError(e *supervisor.LaunchError) error {
 
 func (x *exec) start(snap *Snapshot, a *attachment) error {
 	s := x.c.s
-	of := spec.Process{Pid: snap.Pid, StartTime: snap.live.StartTime}
-	plan := &Plan{Snapshot: snap, Cgroup: snap.live.Cgroup.Join, Log: spec.Log{Driver: "none"}, Defaults: &s.Defaults, Of: s.processOf}
-	l, inner, err := s.Builder.Exec(plan, x.id, &x.config, of)
+	in := s.input(snap)
+	in.Cgroup = snap.live.Cgroup.Join
+	e := &runtime.Exec{ID: x.id, Args: x.config.Cmd, Env: x.config.Env, User: x.config.User, WorkingDir: x.config.WorkingDir,
+		Privileged: x.config.Privileged, Tty: x.config.Tty, OpenStdin: x.config.AttachStdin,
+		Of: spec.Process{Pid: snap.Pid, StartTime: snap.live.StartTime}}
+	if size := x.config.ConsoleSize; size != nil {
+		e.Height, e.Width = uint16(size[0]), uint16(size[1])
+	}
+	l, inner, _, err := s.Builder.BuildExec(in, e)
 	if err != nil {
 		return err
 	}

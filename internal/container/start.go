@@ -10,6 +10,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/cgroup"
+	"gantry/internal/runtime"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
 )
@@ -81,7 +82,7 @@ func startError(e *supervisor.LaunchError) error {
 // launch carries out the steps of a start.
 func (c *container) launch() error {
 	s := c.s
-	res, err := s.Builder.Resources(c.now.HostConfig)
+	res, err := runtime.Resources(c.now.HostConfig)
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (c *container) launch() error {
 		return err
 	}
 	var (
-		plan  = Plan{Snapshot: &c.now, Target: filepath.Join(c.dir, "rootfs"), Defaults: &s.Defaults, Of: s.processOf}
+		plan  = s.input(&c.now)
 		l     = &live{Restarts: c.now.RestartCount}
 		group *cgroup.Group
 	)
@@ -122,7 +123,7 @@ func (c *container) launch() error {
 			return nil
 		}, func() { s.removeCgroup(c.id, parent, l.Cgroup.Dirs) }},
 		{"launch", func() error {
-			p, err := c.fork(&plan, group)
+			p, err := c.fork(plan, group)
 			if err == nil {
 				l.Pid, l.StartTime, l.Started = p.Pid, p.StartTime, p.Started
 			}
@@ -139,12 +140,21 @@ func (c *container) launch() error {
 	return nil
 }
 
+// input is what the container's processes are built from, but for what each start makes anew.
+func (s *Service) input(snap *Snapshot) *runtime.Input {
+	return &runtime.Input{ID: snap.ID, Config: snap.Config, HostConfig: snap.HostConfig, Path: snap.Path, Args: snap.Args, Mounts: snap.Mounts,
+		Target: filepath.Join(snap.Dir, "rootfs"), Ulimits: s.Defaults.Ulimits, Init: s.Defaults.Init, Of: s.processOf}
+}
+
 // fork launches the process with those attached who came before it.
-func (c *container) fork(plan *Plan, group *cgroup.Group) (*supervisor.Process, error) {
+func (c *container) fork(plan *runtime.Input, group *cgroup.Group) (*supervisor.Process, error) {
 	s := c.s
-	l, init, err := s.Builder.Container(plan)
+	l, init, warnings, err := s.Builder.Build(plan)
 	if err != nil {
 		return nil, err
+	}
+	for _, w := range warnings {
+		s.Log.Debug(w, "container", c.id)
 	}
 	early := c.takeEarly()
 	p, err := s.Processes.Launch(s.ctx, l, init, len(early) > 0)
