@@ -176,7 +176,7 @@ func TestEvents(t *testing.T) {
 			if got := resp.Header.Get("Content-Type"); got != want[0] {
 				t.Errorf("%s: %s", path, got)
 			}
-			s.deps.Events.Image("pull", "x", nil)
+			s.deps.Events.Image("pull", "x", "y", nil)
 			s.deps.Events.Container("start", "abc", map[string]string{"image": "img"})
 			line, err := bufio.NewReader(resp.Body).ReadString('\n')
 			if err != nil || !strings.Contains(line, want[1]) {

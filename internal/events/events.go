@@ -11,10 +11,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
 	api "github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 )
 
 // Keep is how many messages are remembered. Docker keeps 256; a busy host fills that in seconds.
@@ -79,10 +81,13 @@ func (b *Bus) Container(action, id string, attrs map[string]string) {
 	b.publish(api.ContainerEventType, action, id, attrs)
 }
 
-// Image publishes what happened to an image. id is the reference or ID that was asked for; attrs
-// should hold "name".
-func (b *Bus) Image(action, id string, attrs map[string]string) {
-	b.publish(api.ImageEventType, action, id, attrs)
+// Image publishes what happened to an image. name is what Docker says in the attribute "name", a reference or an
+// ID; the labels become attributes too.
+func (b *Bus) Image(action string, id digest.Digest, name string, labels map[string]string) {
+	attrs := make(map[string]string, len(labels)+1)
+	maps.Copy(attrs, labels)
+	attrs["name"] = name
+	b.publish(api.ImageEventType, action, id.String(), attrs)
 }
 
 // Daemon publishes what happened to the engine.

@@ -27,7 +27,7 @@ func TestMessagesAreStamped(t *testing.T) {
 	s := b.Subscribe(time.Time{}, time.Time{}, nil)
 	defer s.Close()
 	b.Container("start", "abc", map[string]string{"name": "x"})
-	b.Image("tag", "sha256:1", nil)
+	b.Image("tag", "sha256:1", "debian:12", map[string]string{"l": "v"})
 	b.Daemon("reload", "id", nil)
 	m := next(t, s)
 	if m.Type != "container" || m.Action != "start" || m.Actor.ID != "abc" || m.Actor.Attributes["name"] != "x" || m.Scope != "local" {
@@ -37,7 +37,7 @@ func TestMessagesAreStamped(t *testing.T) {
 		t.Errorf("times %d and %d", m.Time, m.TimeNano)
 	}
 	n := next(t, s)
-	if n.Type != "image" || n.Actor.Attributes == nil || n.TimeNano <= m.TimeNano {
+	if n.Type != "image" || n.Actor.Attributes["name"] != "debian:12" || n.Actor.Attributes["l"] != "v" || n.TimeNano <= m.TimeNano {
 		t.Errorf("got %+v after %+v", n, m)
 	}
 	if d := next(t, s); d.Type != "daemon" {
