@@ -165,9 +165,9 @@ func (k *Keeper) rejoined(a *Attachment) {
 	k.mu.Lock()
 	p := k.procs[a.id]
 	resume := false
-	if p != nil && p.waiting > 0 {
-		p.waiting--
-		resume = p.waiting == 0
+	if p != nil && len(p.lost) > 0 {
+		delete(p.lost, a)
+		resume = len(p.lost) == 0
 	}
 	c := k.client
 	k.mu.Unlock()
@@ -214,4 +214,5 @@ func (a *Attachment) Close() {
 		delete(p.attached, a)
 	}
 	a.k.mu.Unlock()
+	a.k.rejoined(a)
 }

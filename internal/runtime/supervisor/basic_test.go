@@ -15,8 +15,6 @@ import (
 	"gantry/internal/runtime/supervisor"
 )
 
-func writer() {}
-
 func TestExitCodes(t *testing.T) {
 	h := newHouse(t)
 	for _, c := range []struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -38,12 +39,13 @@ type Keeper struct {
 
 	exits chan Exit
 
-	mu      sync.Mutex
-	client  *Client
-	ready   chan struct{} // closed while client is usable; replaced during recovery
-	procs   map[string]*kept
-	state   int   // the supervisor's state memory, -1 before there was one
-	failure error // why there is no supervisor, while there is none
+	mu        sync.Mutex
+	client    *Client
+	ready     chan struct{} // closed while client is usable; replaced during recovery
+	procs     map[string]*kept
+	launching map[string]int // by ID: launches under way
+	state     int            // the supervisor's state memory, -1 before there was one
+	failure   error          // why there is no supervisor, while there is none
 }
 
 // kept is one process as the keeper knows it.
@@ -52,7 +54,7 @@ type kept struct {
 	fds      map[string]int
 	ended    bool // its Exit has been seen: the fds are dropped
 	attached map[*Attachment]struct{}
-	waiting  int // attachments that have not come back after the supervisor's death; at 0 the streams are resumed
+	lost     map[*Attachment]struct{} // those that have not come back after the supervisor's death; then the streams are resumed
 }
 
 // Keep finds the supervisor of opts.ExecRoot, or starts it, and takes hold of its processes.
@@ -60,7 +62,7 @@ func Keep(ctx context.Context, opts Options) (*Keeper, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept), state: -1}
+	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept), launching: make(map[string]int), state: -1}
 	k.ctx, k.stop = context.WithCancel(context.Background())
 	watch, err := k.connect(ctx)
 	if err != nil {
@@ -137,7 +139,7 @@ func (k *Keeper) run(watch <-chan Exit, out chan<- Exit) {
 		k.client = nil
 		k.ready = make(chan struct{})
 		for _, p := range k.procs {
-			p.waiting = len(p.attached)
+			p.lost = maps.Clone(p.attached)
 		}
 		k.mu.Unlock()
 		k.opts.Log.Warn("the supervisor died; starting another")
@@ -232,7 +234,7 @@ func (k *Keeper) connect(ctx context.Context) (<-chan Exit, error) {
 		return nil, err
 	}
 	for id, p := range k.procs {
-		if p.waiting == 0 {
+		if len(p.lost) == 0 {
 			if err := c.Resume(ctx, id); errors.Is(err, ErrGone) {
 				return nil, err
 			}
@@ -271,7 +273,10 @@ func (k *Keeper) ended(e Exit) {
 	defer k.mu.Unlock()
 	p := k.procs[e.ID]
 	if p == nil {
-		p = &kept{proc: Process{ID: e.ID}}
+		if k.launching[e.ID] == 0 {
+			return // forgotten already
+		}
+		p = &kept{proc: Process{ID: e.ID}} // it was quicker than the launch's answer
 		k.procs[e.ID] = p
 	}
 	p.ended = true
@@ -365,12 +370,18 @@ func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused
 	if err != nil {
 		return nil, err
 	}
+	k.mu.Lock()
+	k.launching[l.ID]++
+	k.mu.Unlock()
 	proc, fds, err := c.Launch(ctx, l, payload, LaunchOptions{Paused: paused})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.launching[l.ID]--; k.launching[l.ID] == 0 {
+		delete(k.launching, l.ID)
+	}
 	if err != nil {
 		return nil, err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	p := k.procs[l.ID]
 	if p == nil {
 		p = &kept{}
