@@ -17,6 +17,10 @@ require (
 	golang.org/x/term v0.47.0
 )
 
-require github.com/docker/go-units v0.5.0
+require (
+	github.com/distribution/reference v0.6.0
+	github.com/docker/go-units v0.5.0
+	github.com/klauspost/compress v1.20.3
+)
 
 exclude github.com/moby/profiles/seccomp v0.2.4

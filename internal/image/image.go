@@ -2,11 +2,14 @@
 //
 // A reference ("debian:latest") points to a descriptor, an index or a manifest, whose blobs lie in the
 // content store as they were received. An image's ID is the digest of its config. See ARCHITECTURE.md.
+//
+// In the state, the bucket "images" has a record for each reference, by its normalized form
+// ("docker.io/library/debian:latest", or with @digest after a pull), and one under "@" and the target's
+// digest for a target that no reference leads to: such an image is dangling, and stays until it is removed.
+// Everything else is read from the blobs when the service opens, and kept in memory.
 package image
 
 import (
-	"context"
-	"io"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -27,6 +30,14 @@ type Image struct {
 	Tagged      time.Time     // when the newest of its references was made
 }
 
+// Created is when the image was built; zero if its config does not say.
+func (i Image) Created() time.Time {
+	if i.Config.Created == nil {
+		return time.Time{}
+	}
+	return *i.Config.Created
+}
+
 // ListOptions selects images. Filters are Docker's: dangling, label, before, since, reference, until.
 type ListOptions struct {
 	All     bool
@@ -45,26 +56,19 @@ type Loaded struct {
 	ID  digest.Digest
 }
 
-// Service answers for all images. Its methods may be called from any goroutine.
-type Service struct{}
-
-// Get resolves a reference: name[:tag][@digest], an image ID or a unique prefix of one, or the digest of a
-// manifest. Not found, it is errs.NotFound with Docker's "No such image: …".
-func (s *Service) Get(ctx context.Context, ref string) (Image, error) { panic("not written") }
-
-// List returns the images that match, newest first.
-func (s *Service) List(ctx context.Context, o ListOptions) ([]Image, error) { panic("not written") }
-
-// Load takes in a docker-archive or an OCI layout, tar-ed, plain or compressed by gzip or zstd. progress may be nil.
-// An archive that is broken at any place leaves nothing behind.
-func (s *Service) Load(ctx context.Context, r io.Reader, progress func(string)) ([]Loaded, error) {
-	panic("not written")
+// User is a container that was made from an image.
+type User struct {
+	ID      string
+	Running bool
 }
 
-// Tag makes the reference target point to what source points to.
-func (s *Service) Tag(ctx context.Context, source, target string) error { panic("not written") }
+// Users tells which containers were made from an image; the container service answers it.
+type Users interface {
+	ImageUsers(id digest.Digest) []User
+}
 
-// Remove takes away a reference, and with the last one the image. In use it is errs.Conflict in Docker's words.
-func (s *Service) Remove(ctx context.Context, ref string, force, noPrune bool) ([]Deleted, error) {
-	panic("not written")
+// Events is told what happens: action is Docker's word (load, tag, untag, delete), name what Docker puts into
+// the event's attribute "name".
+type Events interface {
+	Image(action string, id digest.Digest, name string, labels map[string]string)
 }

@@ -4,6 +4,15 @@
 // again. It is known by its chain ID (OCI image-spec, config.md, "Layer ChainID"): the layer on top of
 // exactly those below it. A container adds one writable directory. The overlay that joins them is mounted
 // by init inside the container's own mount namespace; the host sees none of it.
+//
+// The life of a layer: its archive is unpacked into layers/tmp/<n>, everything of it is synced by one
+// syncfs, the directory is renamed to layers/<n>, and a record in the state says which chain ID it is. A
+// directory without a record never was a layer: Open throws it away. So is a layer that nobody wants any
+// more: its record goes, its directory is renamed to layers/trash, and a goroutine deletes it there.
+//
+// On disk, below the data-root: layers/0 (always empty, the bottom of an image without layers), layers/<n>
+// (n in base 36, short: see Overlay), layers/tmp, layers/trash, containers/<id>/{upper,work,lower}, the last a
+// symbolic link that is never followed and whose target is the chain ID below.
 package layer
 
 // Overlay names the directories of an overlay mount. Lower, Upper and Work are relative to Base, so that
@@ -14,3 +23,6 @@ type Overlay struct {
 	Upper string   // empty for a read-only view
 	Work  string
 }
+
+// MaxLayers is how many layers an image may have; Docker's bound.
+const MaxLayers = 127

@@ -1,0 +1,372 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"gantry/internal/content"
+	"gantry/internal/errs"
+	"gantry/internal/layer"
+)
+
+// maxIndexFile bounds index.json and manifest.json, which are kept in memory.
+const maxIndexFile = 16 << 20
+
+// archive is an image archive whose files went into the content store as they came: they may come in any
+// order, and what they are is only known at the end.
+type archive struct {
+	s     *Service
+	lease *content.Lease
+	meta  map[string][]byte        // index.json, manifest.json, oci-layout
+	files map[string]digest.Digest // all others
+	links map[string]string        // path → target path; `docker save` before 25 wrote equal layers so
+}
+
+// readArchive takes in the files of r: a tar stream, plain or compressed.
+func (s *Service) readArchive(ctx context.Context, l *content.Lease, r io.Reader) (*archive, error) {
+	a := &archive{
+		s: s, lease: l, meta: map[string][]byte{}, files: map[string]digest.Digest{}, links: map[string]string{},
+	}
+	plain, _, err := layer.Decompress(r)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	left := &io.LimitedReader{R: plain, N: s.limits.Archive}
+	tr := tar.NewReader(left)
+	for n := 0; ; n++ {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err == nil || errors.Is(err, tar.ErrInsecurePath) { // names are keys here, never paths
+			err = a.add(ctx, h, tr)
+		}
+		if left.N <= 0 {
+			return nil, errs.Invalid.Errorf("archive is larger than %d bytes", s.limits.Archive)
+		}
+		if err != nil {
+			return nil, archiveError(err)
+		}
+		if n >= s.limits.Entries {
+			return nil, errs.Invalid.Errorf("archive has more than %d entries", s.limits.Entries)
+		}
+	}
+	// Read what follows, so that a packed stream's checksum is looked at.
+	if _, err := io.Copy(io.Discard, left); err != nil {
+		return nil, archiveError(err)
+	}
+	return a, nil
+}
+
+// archiveError makes findings of the tar reader the archive's fault; other errors keep their kind.
+func archiveError(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errs.Invalid.Errorf("read archive: %w", err)
+	}
+	return fmt.Errorf("read archive: %w", err)
+}
+
+func (a *archive) add(ctx context.Context, h *tar.Header, r io.Reader) error {
+	name := path.Clean(strings.TrimLeft(h.Name, "/"))
+	switch h.Typeflag {
+	case tar.TypeSymlink:
+		a.links[name] = path.Join(path.Dir(name), h.Linkname)
+		return nil
+	case tar.TypeLink:
+		a.links[name] = path.Clean(strings.TrimLeft(h.Linkname, "/"))
+		return nil
+	case tar.TypeReg:
+	default:
+		return nil
+	}
+	delete(a.links, name)
+	switch name {
+	case "index.json", "manifest.json", "oci-layout":
+		data, err := io.ReadAll(io.LimitReader(r, maxIndexFile+1))
+		if err != nil {
+			return err
+		}
+		if len(data) > maxIndexFile {
+			return errs.Invalid.Errorf("%s is larger than %d bytes", name, maxIndexFile)
+		}
+		a.meta[name] = data
+		return nil
+	}
+	e := content.Expect{Size: h.Size, Sized: true}
+	if rest, ok := strings.CutPrefix(name, "blobs/"); ok {
+		if algorithm, hex, ok := strings.Cut(rest, "/"); ok {
+			d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+			if content.Check(d) == nil {
+				e.Digest = d
+			}
+		}
+	}
+	b, err := a.s.content.Ingest(ctx, a.lease, r, e)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	a.files[name] = b.Digest
+	return nil
+}
+
+// file returns the blob that a path in the archive leads to.
+func (a *archive) file(name string) (digest.Digest, error) {
+	p := path.Clean(strings.TrimLeft(name, "/"))
+	for range 10 {
+		if d, ok := a.files[p]; ok {
+			return d, nil
+		}
+		next, ok := a.links[p]
+		if !ok {
+			break
+		}
+		p = next
+	}
+	return "", errs.Invalid.Errorf("archive has no file %q", name)
+}
+
+// found is an image that an archive holds, and the names it gives it.
+type found struct {
+	target ocispec.Descriptor
+	names  []reference.NamedTagged
+
+	resolved *resolved // once it is unpacked
+}
+
+// images says what the archive holds. An OCI layout is preferred where it is both: its manifests are the
+// ones that the image had when it was saved.
+func (a *archive) images(ctx context.Context) ([]found, error) {
+	index, isOCI := a.meta["index.json"]
+	manifest, isDocker := a.meta["manifest.json"]
+	switch {
+	case isOCI:
+		all, err := a.ociImages(index)
+		if err == nil && isDocker {
+			err = a.dockerNames(manifest, all)
+		}
+		return all, err
+	case isDocker:
+		return a.dockerImages(ctx, manifest)
+	}
+	return nil, errs.Invalid.Errorf("archive is no image: it has neither manifest.json nor index.json")
+}
+
+// annotationImageName is containerd's: the full reference.
+const annotationImageName = "io.containerd.image.name"
+
+func (a *archive) ociImages(data []byte) ([]found, error) {
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, errs.Invalid.Errorf("read index.json: %w", err)
+	}
+	if len(index.Manifests) == 0 {
+		return nil, errs.Invalid.Errorf("index.json lists no images")
+	}
+	if len(index.Manifests) > maxManifests {
+		return nil, errs.Invalid.Errorf("index.json lists more than %d manifests", maxManifests)
+	}
+	var all []found
+	at := map[digest.Digest]int{}
+	for _, d := range index.Manifests {
+		if err := content.Check(d.Digest); err != nil {
+			return nil, errs.Invalid.Errorf("index.json: %w", err)
+		}
+		i, ok := at[d.Digest]
+		if !ok {
+			size, err := a.s.content.Stat(d.Digest)
+			if err != nil {
+				return nil, errs.Invalid.Errorf("index.json: %w", err)
+			}
+			if d.Size != size {
+				return nil, errs.Invalid.Errorf("index.json: blob %s has %d bytes, not %d", d.Digest, size, d.Size)
+			}
+			i = len(all)
+			at[d.Digest] = i
+			target := d
+			target.Annotations = nil // the archive's names are not the image's
+			all = append(all, found{target: target})
+		}
+		name := d.Annotations[annotationImageName]
+		if name == "" {
+			name = d.Annotations[ocispec.AnnotationRefName]
+			if !strings.ContainsAny(name, "/:") {
+				name = "" // a tag without a repository: no name one could use
+			}
+		}
+		if name == "" {
+			continue
+		}
+		named, err := parseTagged(name)
+		if err != nil {
+			return nil, err
+		}
+		all[i].names = append(all[i].names, named)
+	}
+	return all, nil
+}
+
+func parseTagged(name string) (reference.NamedTagged, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, errs.Invalid.Errorf("invalid tag %q: %w", name, err)
+	}
+	if c, ok := named.(reference.Canonical); ok {
+		return nil, errs.Invalid.Errorf("invalid tag %q: refers to a digest", c.String())
+	}
+	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
+	if !ok {
+		return nil, errs.Invalid.Errorf("invalid tag %q", name)
+	}
+	return tagged, nil
+}
+
+// dockerImage is an element of a docker-archive's manifest.json.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func parseDocker(data []byte) ([]dockerImage, error) {
+	var list []dockerImage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, errs.Invalid.Errorf("read manifest.json: %w", err)
+	}
+	if len(list) == 0 {
+		return nil, errs.Invalid.Errorf("manifest.json lists no images")
+	}
+	if len(list) > maxManifests {
+		return nil, errs.Invalid.Errorf("manifest.json lists more than %d images", maxManifests)
+	}
+	return list, nil
+}
+
+// dockerNames adds manifest.json's names to images of the layout that have none of their own.
+func (a *archive) dockerNames(data []byte, all []found) error {
+	list, err := parseDocker(data)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if len(all[i].names) > 0 {
+			continue
+		}
+		x, err := a.s.resolve(all[i].target)
+		if err != nil {
+			return err
+		}
+		for _, m := range list {
+			if config, err := a.file(m.Config); err != nil || config != x.id {
+				continue
+			}
+			for _, tag := range m.RepoTags {
+				named, err := parseTagged(tag)
+				if err != nil {
+					return err
+				}
+				all[i].names = append(all[i].names, named)
+			}
+		}
+	}
+	return nil
+}
+
+// dockerImages makes a manifest for each image of a docker-archive: it brings a config and layers, but no manifest.
+func (a *archive) dockerImages(ctx context.Context, data []byte) ([]found, error) {
+	list, err := parseDocker(data)
+	if err != nil {
+		return nil, err
+	}
+	var all []found
+	for _, m := range list {
+		var f found
+		for _, tag := range m.RepoTags {
+			named, err := parseTagged(tag)
+			if err != nil {
+				return nil, err
+			}
+			f.names = append(f.names, named)
+		}
+		config, err := a.file(m.Config)
+		if err != nil {
+			return nil, err
+		}
+		var layers []digest.Digest
+		for _, name := range m.Layers {
+			d, err := a.file(name)
+			if err != nil {
+				return nil, err
+			}
+			layers = append(layers, d)
+		}
+		if f.target, err = a.s.makeManifest(ctx, a.lease, config, layers); err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// makeManifest writes the OCI manifest of a config and layers that lie in the content store.
+func (s *Service) makeManifest(ctx context.Context, l *content.Lease, config digest.Digest, layers []digest.Digest) (ocispec.Descriptor, error) {
+	size, err := s.content.Stat(config)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: config, Size: size},
+		Layers:    []ocispec.Descriptor{},
+	}
+	for _, d := range layers {
+		desc, err := s.describeLayer(d)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		m.Layers = append(m.Layers, desc)
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("make manifest: %w", err)
+	}
+	b, err := s.content.IngestBytes(ctx, l, data)
+	return ocispec.Descriptor{MediaType: m.MediaType, Digest: b.Digest, Size: b.Size}, err
+}
+
+func (s *Service) describeLayer(d digest.Digest) (ocispec.Descriptor, error) {
+	f, err := s.content.Open(d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("describe layer: %w", err)
+	}
+	head := make([]byte, 6)
+	n, err := io.ReadFull(f, head)
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		return ocispec.Descriptor{}, fmt.Errorf("describe layer: %w", err)
+	}
+	c, err := layer.Sniff(head[:n])
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	mediaType := map[layer.Compression]string{
+		layer.Plain: ocispec.MediaTypeImageLayer, layer.Gzip: ocispec.MediaTypeImageLayerGzip, layer.Zstd: ocispec.MediaTypeImageLayerZstd,
+	}[c]
+	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: fi.Size()}, nil
+}
