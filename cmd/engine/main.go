@@ -1,0 +1,19 @@
+// Command engine is the daemon: it serves Docker's API. The front, cmd/gantry, carries it inside and runs it as
+// `gantry daemon`.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"gantry/internal/daemon"
+)
+
+func main() {
+	args := os.Args[1:]
+	if len(args) == 0 || args[0] != "daemon" {
+		fmt.Fprintln(os.Stderr, "Usage:  engine daemon [OPTIONS]\n\nThe engine of Gantry; `gantry daemon` runs it.")
+		os.Exit(2)
+	}
+	os.Exit(daemon.Main(args[1:], programs()))
+}

@@ -1,0 +1,222 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/go-units"
+	types "github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/go-digest"
+
+	"gantry/internal/api"
+	"gantry/internal/atomicfile"
+	"gantry/internal/config"
+	"gantry/internal/container"
+	"gantry/internal/content"
+	"gantry/internal/events"
+	"gantry/internal/ids"
+	"gantry/internal/image"
+	"gantry/internal/kernel/cgroup"
+	"gantry/internal/layer"
+	"gantry/internal/runtime"
+	"gantry/internal/runtime/programs"
+	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/supervisor"
+	"gantry/internal/state"
+	"gantry/internal/version"
+)
+
+// engine is what is open.
+type engine struct {
+	cgroups    *cgroup.Host
+	events     *events.Bus
+	images     *image.Service
+	containers *container.Service
+	closers    []func() error // in the order of opening
+}
+
+// open opens everything below the API.
+func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, log *slog.Logger) (e *engine, err error) {
+	e = &engine{events: events.New()}
+	e.closing(func() error { e.events.Close(); return nil })
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.close())
+		}
+	}()
+	st, err := state.Open(filepath.Join(cfg.DataRoot, "state.db"))
+	if err != nil {
+		return e, err
+	}
+	e.closing(st.Close)
+	blobs, err := content.Open(filepath.Join(cfg.DataRoot, "content"))
+	if err != nil {
+		return e, err
+	}
+	layers, err := layer.Open(cfg.DataRoot, st, layer.Options{})
+	if err != nil {
+		return e, err
+	}
+	e.closing(layers.Close)
+	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Log: log}); err != nil {
+		return e, err
+	}
+	if e.cgroups, err = cgroup.Detect(); err != nil {
+		return e, err
+	}
+	keeper, home, err := keep(ctx, cfg, e.cgroups, embedded, log)
+	if err != nil {
+		return e, err
+	}
+	e.closing(func() error { keeper.Close(); return nil })
+	builder, err := runtime.NewBuilder()
+	if err != nil {
+		return e, err
+	}
+	e.containers, err = container.Open(ctx, container.Options{
+		Root: filepath.Join(cfg.DataRoot, "containers"), Run: cfg.ExecRoot,
+		State: st, Images: images{e.images}, Layers: layers, Sizer: sizer{layers},
+		Processes: keeper, Cgroups: e.cgroups, Home: home, Builder: builder,
+		OpenLog: openLog, Events: e.events, Log: log, Defaults: defaults(cfg, e.cgroups),
+	})
+	if err != nil {
+		return e, err
+	}
+	e.closing(func() error { e.containers.Close(); return nil })
+	e.images.SetUsers(users{e.containers})
+	return e, nil
+}
+
+func (e *engine) closing(f func() error) { e.closers = append(e.closers, f) }
+
+func (e *engine) close() error {
+	var err error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, e.closers[i]())
+	}
+	e.closers = nil
+	return err
+}
+
+// keep finds or starts the supervisor, in a cgroup of its own: where the engine runs in that of a systemd unit, a
+// restart of the unit must not reach it.
+func keep(ctx context.Context, cfg *config.Config, host *cgroup.Host, embedded map[string][]byte, log *slog.Logger) (*supervisor.Keeper, *cgroup.Group, error) {
+	// One for each exec-root: engines live side by side.
+	sum := sha256.Sum256([]byte(cfg.ExecRoot))
+	parent := cfg.CgroupParent
+	if parent == "" {
+		parent = cgroup.DefaultParent
+	}
+	home, err := host.CreatePlain(parent + "/supervisor-" + hex.EncodeToString(sum[:4]))
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the supervisor's cgroup: %w", err)
+	}
+	set := &programs.Set{Embedded: embedded}
+	build, err := set.Build()
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := supervisor.Keep(ctx, supervisor.Options{
+		ExecRoot: cfg.ExecRoot,
+		Cgroup:   spec.Cgroup(home.Join(host.Own())),
+		Program:  func() (*os.File, error) { return set.Open(programs.Supervisor) },
+		Init:     func() (*os.File, error) { return set.Open(programs.Init) },
+		Build:    build,
+		Log:      log,
+	})
+	return k, home, err
+}
+
+func defaults(cfg *config.Config, host *cgroup.Host) container.Defaults {
+	d := container.Defaults{
+		ShmSize: cfg.ShmSize, IpcMode: types.IpcMode(cfg.IpcMode), CgroupnsMode: types.CgroupnsMode(cfg.CgroupnsMode),
+		LogConfig: types.LogConfig{Type: cfg.LogDriver, Config: cfg.LogOpts}, CgroupParent: cfg.CgroupParent, Init: cfg.Init,
+	}
+	if d.CgroupnsMode == "" {
+		d.CgroupnsMode = types.CgroupnsModeHost
+		if host.Kind() == cgroup.V2 {
+			d.CgroupnsMode = types.CgroupnsModePrivate
+		}
+	}
+	for name, u := range cfg.Ulimits {
+		d.Ulimits = append(d.Ulimits, &units.Ulimit{Name: name, Soft: u.Soft, Hard: u.Hard})
+	}
+	return d
+}
+
+// deps is what the API stands on.
+func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
+	h := api.ReadHost()
+	h.Version = version.Version
+	h.ID = engineID(cfg.DataRoot, log)
+	h.DataRoot, h.Debug, h.Labels, h.LoggingDriver, h.InitBinary = cfg.DataRoot, cfg.Debug, cfg.Labels, cfg.LogDriver, "gantry-init"
+	s := e.cgroups.Support()
+	h.CgroupVersion, h.CgroupDriver = e.cgroups.Kind().Version(), "cgroupfs"
+	h.MemoryLimit, h.SwapLimit, h.CPUCfs, h.CPUShares, h.CPUSet = s.MemoryLimit, s.SwapLimit, s.CPUCfs, s.CPUShares, s.Cpuset
+	h.PidsLimit, h.OomKillDisable, h.Seccomp = s.PidsLimit, s.OOMKillDisable, true
+	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
+	_, nerr := os.Stat("/proc/self/ns/cgroup")
+	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
+	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Host: h, Log: log}
+}
+
+// engineID returns the ID of the engine that works on dataRoot, made when it is first asked for.
+func engineID(dataRoot string, log *slog.Logger) string {
+	path := filepath.Join(dataRoot, "engine-id")
+	if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b))
+	}
+	x := ids.New()
+	id := strings.Join([]string{x[:8], x[8:12], x[12:16], x[16:20], x[20:32]}, "-")
+	if err := atomicfile.WriteSync(path, []byte(id+"\n"), 0o644); err != nil {
+		log.Warn("keeping the engine's ID failed", "err", err)
+	}
+	return id
+}
+
+// images is what containers need of the image service.
+type images struct{ *image.Service }
+
+func (s images) Image(ctx context.Context, ref string) (container.Image, error) {
+	img, err := s.Get(ctx, ref)
+	if err != nil {
+		return container.Image{}, err
+	}
+	return container.Image{ID: img.ID, Name: ref, Config: img.Config, ChainID: img.ChainID}, nil
+}
+
+// users is what the image service needs of the containers.
+type users struct{ *container.Service }
+
+func (s users) ImageUsers(id digest.Digest) []image.User {
+	var list []image.User
+	for _, c := range s.Service.ImageUsers(id) {
+		list = append(list, image.User{ID: c.ID, Running: c.Status.Alive()})
+	}
+	return list
+}
+
+// sizer adds up what layers take.
+type sizer struct{ *layer.Store }
+
+func (s sizer) ChainSize(chain digest.Digest) (int64, error) {
+	if chain == "" {
+		return 0, nil
+	}
+	list, err := s.Chain(chain)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for _, l := range list {
+		n += l.Size
+	}
+	return n, nil
+}
