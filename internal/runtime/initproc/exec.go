@@ -1,6 +1,179 @@
 package initproc
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+	"strconv"
+	"strings"
 
-func join(payload []byte) error  { return unix.ENOSYS }
-func enter(payload []byte) error { return unix.ENOSYS }
+	"gantry/internal/kernel/fs"
+	"gantry/internal/runtime/spec"
+
+	"golang.org/x/sys/unix"
+)
+
+// join is mode join: a container that lives in the PID namespace of another one (--pid container:).
+//
+// Nothing but the finished process may be visible in there: a container with CAP_SYS_PTRACE could take over a
+// half-made one that still has every capability, and neither being undumpable nor a start from a memfd
+// protects against that capability. So init stays outside. Joining a PID namespace (setns(2)) is about children only; and
+// procfs shows the one that children would be in. All is set up here, and the last step is the fork.
+func join(payload []byte) error {
+	s, err := decodeInit(payload)
+	if err != nil {
+		return err
+	}
+	if s.User {
+		return errors.New("a user namespace cannot be combined with another container's PID namespace")
+	}
+	if err := unix.Setns(spec.FdTarget, unix.CLONE_NEWPID); err != nil {
+		return explain("join pid", "join the pid namespace", err)
+	}
+	if err := unix.Unshare(int(s.Clone) &^ unix.CLONE_NEWPID); err != nil {
+		return explain("namespaces", "make the namespaces", err)
+	}
+	return start(s, true)
+}
+
+// target is the running container that an exec joins.
+type target struct {
+	pid  int
+	dir  int // its directory in the host's /proc
+	root fs.Root
+	user bool // it has a user namespace of its own
+}
+
+// enter is mode exec: one more process in a running container.
+//
+// The order is chosen so that no process that has more than the container's own privileges can be seen from
+// within its PID namespace: this thread joins the namespaces, takes on the user, the capabilities and the
+// filter, and then forks; what is born there has nothing left to lose. A user namespace can only be entered
+// by a process with one thread, so there a first fork goes before.
+func enter(payload []byte) error {
+	e, err := decodeExec(payload)
+	if err != nil {
+		return err
+	}
+	if len(e.Args) == 0 {
+		return errors.New("No exec command specified")
+	}
+	proc, err := fs.HostProc()
+	if err != nil {
+		return err
+	}
+	t, err := findTarget(proc)
+	if err != nil {
+		return failed("join", err)
+	}
+	a, err := lookupAccount(t.root, e.User, e.Groups)
+	if err != nil {
+		return failed("user", err)
+	}
+	if e.Terminal {
+		if err := t.openTerminal(); err != nil {
+			return err
+		}
+	}
+	owner, ok := a.uid, true
+	if t.user {
+		owner, ok = t.hostUID(a.uid)
+	}
+	if ok {
+		if err := chownStdio(owner); err != nil {
+			return err
+		}
+	}
+	if err := setLimits(proc, e); err != nil {
+		return err
+	}
+
+	p := newProgram()
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP)
+	if t.user {
+		flags |= unix.CLONE_NEWUSER
+		p.fork(false)
+	} else {
+		// The other threads of this process stay outside; a root directory shared with them could not change.
+		p.call("join", "unshare the root directory", unix.SYS_UNSHARE, unix.CLONE_FS)
+	}
+	p.call("join", "join the container's namespaces", unix.SYS_SETNS, spec.FdTarget, flags)
+	p.exec(e.Args, environment(e.Env, a.home))
+	p.finish(e, a, t.user, true)
+	p.run()
+	return nil
+}
+
+var errNotRunning = errors.New("the container is not running")
+
+// findTarget looks at the process that the pidfd names. /proc goes by numbers, so that the process is asked to
+// be alive after its directory has been opened: from then on the directory is its or dead.
+func findTarget(proc fs.Proc) (*target, error) {
+	info, err := proc.Read(strconv.Itoa(unix.Getpid())+"/fdinfo/"+strconv.Itoa(spec.FdTarget), 4096)
+	if err != nil {
+		return nil, err
+	}
+	t := new(target)
+	for line := range strings.Lines(string(info)) {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			t.pid, _ = strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	if t.pid <= 0 {
+		return nil, errNotRunning
+	}
+	if t.dir, err = proc.Open(strconv.Itoa(t.pid), unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return nil, errNotRunning
+	}
+	if err := unix.PidfdSendSignal(spec.FdTarget, 0, nil, 0); err != nil {
+		return nil, errNotRunning
+	}
+	fd, err := unix.Openat(t.dir, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, errNotRunning
+	}
+	t.root = fs.RootAt(fd)
+	var own, its unix.Stat_t
+	if err := unix.Fstatat(t.dir, "ns/user", &its, 0); err != nil {
+		return nil, errNotRunning
+	}
+	if err := unix.Stat("/proc/self/ns/user", &own); err != nil {
+		return nil, err
+	}
+	t.user = own.Ino != its.Ino || own.Dev != its.Dev
+	return t, nil
+}
+
+// openTerminal opens a pty of the container's own devpts.
+func (t *target) openTerminal() error {
+	ptmx, err := t.root.Open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return explain("terminal", "open the container's /dev/pts/ptmx", err)
+	}
+	defer unix.Close(ptmx)
+	slave, err := openSlave(ptmx)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(slave)
+	return handOver(ptmx, slave)
+}
+
+// hostUID maps a uid of the container's user namespace to the host's (user_namespaces(7), uid_map).
+func (t *target) hostUID(uid uint32) (uint32, bool) {
+	b, err := fs.RootAt(t.dir).ReadFile("uid_map", 64<<10)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		inside, ok1 := parseID(f[0])
+		outside, ok2 := parseID(f[1])
+		size, ok3 := parseID(f[2])
+		if ok1 && ok2 && ok3 && uint64(uid) >= inside && uint64(uid) < inside+size {
+			return uint32(outside + uint64(uid) - inside), true
+		}
+	}
+	return 0, false
+}

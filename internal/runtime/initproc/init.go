@@ -45,7 +45,10 @@ func Main(args []string) {
 	if err == nil {
 		switch args[1] {
 		case spec.ModeInit:
-			err = start(payload)
+			var s *spec.Init
+			if s, err = decodeInit(payload); err == nil {
+				err = start(s, false)
+			}
 		case spec.ModeJoin:
 			err = join(payload)
 		case spec.ModeExec:
@@ -93,12 +96,8 @@ type launch struct {
 	ptmx    int // the pty's master, or -1
 }
 
-// start is mode init.
-func start(payload []byte) error {
-	s, err := decodeInit(payload)
-	if err != nil {
-		return err
-	}
+// start is mode init and, with fork, the rest of mode join: the container's process is then a child.
+func start(s *spec.Init, fork bool) error {
 	if len(s.Exec.Args) == 0 {
 		return errors.New("no command specified")
 	}
@@ -117,7 +116,7 @@ func start(payload []byte) error {
 			return err
 		}
 	}
-	return l.execute()
+	return l.execute(fork)
 }
 
 // becomeRoot makes the caller root of its user namespace: uid 0 there, all groups dropped.
@@ -322,20 +321,43 @@ func (l *launch) setSysctls() error {
 	return nil
 }
 
-// setLimits sets what is a process's and not a thread's.
+// setLimits sets what is a process's and not a thread's. It goes through the host's /proc, which shows this
+// process in any PID namespace, and which no container can have changed.
 func (l *launch) setLimits() error {
-	self := strconv.Itoa(unix.Getpid())
-	if adj := l.spec.Exec.OOMScoreAdj; adj != nil {
-		err := l.proc.Write(self+"/oom_score_adj", strconv.Itoa(*adj))
+	proc, err := fs.HostProc()
+	if err != nil {
+		return failed("proc", err)
+	}
+	defer proc.Close()
+	return setLimits(proc, &l.spec.Exec)
+}
+
+func setLimits(proc fs.Proc, e *spec.Exec) error {
+	self, err := ownPID(proc)
+	if err != nil {
+		return failed("proc", err)
+	}
+	if adj := e.OOMScoreAdj; adj != nil {
+		err := proc.Write(self+"/oom_score_adj", strconv.Itoa(*adj))
 		// Back to 0 may be forbidden too, where the supervisor has a higher one. Nobody asked for it.
 		if err != nil && (*adj != 0 || !errors.Is(err, unix.EACCES)) {
 			return explain("oom_score_adj", "set oom_score_adj to "+strconv.Itoa(*adj), err)
 		}
 	}
-	if err := setRlimits(l.spec.Exec.Rlimits); err != nil {
+	if err := setRlimits(e.Rlimits); err != nil {
 		return err
 	}
-	return setLabels(l.proc, self+"/task/"+strconv.Itoa(unix.Gettid())+"/attr/", &l.spec.Exec)
+	return setLabels(proc, self+"/task/"+self+"/attr/", e)
+}
+
+// ownPID returns the caller's pid as proc shows it: the target of its link "self".
+func ownPID(proc fs.Proc) (string, error) {
+	var buf [16]byte
+	n, err := unix.Readlinkat(proc.Fd(), "self", buf[:])
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
 }
 
 func setRlimits(limits []spec.Rlimit) error {
@@ -367,7 +389,7 @@ func setLabels(proc fs.Proc, attr string, e *spec.Exec) error {
 }
 
 // execute is the end of mode init.
-func (l *launch) execute() error {
+func (l *launch) execute(fork bool) error {
 	e := &l.spec.Exec
 	a, err := lookupAccount(l.root, e.User, e.Groups)
 	if err != nil {
@@ -378,34 +400,63 @@ func (l *launch) execute() error {
 	}
 	p := newProgram()
 	env := environment(e.Env, a.home)
-	p.session(e.Terminal)
-	// From here on nothing of the host may be open: a working directory like /proc/self/fd/7 would be a way
-	// out of the root (CVE-2024-21626). Closed is better than close-on-exec for that.
-	p.try(unix.SYS_CLOSE, spec.FdPayload)
-	p.try(unix.SYS_CLOSE_RANGE, spec.FdStatus+1, uintptr(^uint32(0)), 0)
-	p.chdir(directory(e.Cwd))
-	p.message(spec.StatusExec)
-	p.secure(e, a, false)
-	p.chdirAgain()
-	p.try(unix.SYS_UMASK, uintptr(umask(e)))
-	p.add(opSignals)
 	if e.Reaper {
-		if err := p.reaper(e.Args, env); err != nil {
-			return failed("init", err)
-		}
+		err = p.reaper(e.Args, env)
 	} else {
 		p.exec(e.Args, env)
 	}
+	if err != nil {
+		return failed("init", err)
+	}
+	p.finish(e, a, false, fork)
 	p.run()
 	return nil
 }
 
-// session gives the process a session and, with a terminal, makes stdin its controlling one.
-func (p *program) session(terminal bool) {
+// reaperFd is where the reaper's program is, when it is wanted. Nothing else is open but the status socket.
+const reaperFd = spec.FdPayload
+
+// finish adds all that comes between standing in the right namespaces and execve(2).
+func (p *program) finish(e *spec.Exec, a account, newUser, fork bool) {
+	// From here on nothing of the host may be open: a working directory like /proc/self/fd/7 would be a way
+	// out of the root (CVE-2024-21626). Closed is better than close-on-exec for that.
+	if p.fd != reaperFd {
+		p.try(unix.SYS_CLOSE, spec.FdPayload)
+	}
+	p.try(unix.SYS_CLOSE_RANGE, spec.FdStatus+1, uintptr(^uint32(0)), 0)
+	p.chdir(directory(e.Cwd))
+	if !fork {
+		p.session(e)
+	}
+	p.secure(e, a, newUser)
+	p.chdirAgain()
+	if fork {
+		p.fork(true)
+		p.session(e)
+	}
+	p.add(opExec)
+}
+
+// fork adds a fork whose child goes on as a child of the supervisor, and whose parent ends.
+func (p *program) fork(report bool) {
+	o := op{kind: opFork, fail: p.head("fork", codeFailed, "fork")}
+	o.args[0] = unix.CLONE_PARENT | uintptr(unix.SIGCHLD)
+	if report {
+		o.args[1] = 1
+	}
+	p.ops = append(p.ops, o)
+}
+
+// session gives the process a session, with a terminal makes stdin its controlling one, and tells that the
+// exec is near: as late as it can be, but before a filter that may forbid to tell.
+func (p *program) session(e *spec.Exec) {
 	p.try(unix.SYS_SETSID)
-	if terminal {
+	if e.Terminal {
 		p.call("terminal", "set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
+	p.try(unix.SYS_UMASK, uintptr(umask(e)))
+	p.add(opSignals)
+	p.message(spec.StatusExec)
 }
 
 // message adds the sending of a status message.

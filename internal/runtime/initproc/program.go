@@ -48,7 +48,8 @@ type program struct {
 	paths     []*byte // candidates in order
 	argv      []*byte
 	envv      []*byte
-	fd        int    // if >= 0, execveat(2) of this descriptor instead
+	fd        int // if >= 0, execveat(2) of this descriptor, the reaper, which then execs
+	empty     byte
 	search    bool   // the candidates came from PATH: no error is worth telling but "not found"
 	execHead  int    // "exec /x: " and the errno's text
 	notFound  []byte // whole Failure messages
@@ -164,7 +165,7 @@ func (p *program) chdirAgain() {
 	p.add(opCwd)
 }
 
-// exec adds the end.
+// exec prepares the end, opExec.
 func (p *program) exec(args, env []string) {
 	name := args[0]
 	quoted := `exec: "` + name + `": `
@@ -183,7 +184,6 @@ func (p *program) exec(args, env []string) {
 	p.noInterp = whole("exec", codeNotFound, unix.ENOENT, "exec "+name+": no such file or directory (its interpreter is missing)")
 	p.isDir = whole("exec", codeCannotRun, unix.EISDIR, quoted+"is a directory")
 	p.execHead = p.head("exec", codeCannotRun, "exec "+name)
-	p.add(opExec)
 }
 
 // searchPath returns the directories of PATH in env; an empty one means the working directory.
@@ -274,9 +274,7 @@ func (p *program) run() {
 //go:norace
 func (p *program) doExec() {
 	if p.fd >= 0 {
-		_, _, e := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.cwd[len(p.cwd)-1])),
-			uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])), unix.AT_EMPTY_PATH, 0)
-		p.report(p.execHead, e)
+		p.execReaper()
 		return
 	}
 	for i := range p.paths {
@@ -309,6 +307,41 @@ func (p *program) doExec() {
 			continue
 		}
 		p.report(p.execHead, e)
+		return
+	}
+	p.write(p.notFound)
+}
+
+// execReaper starts the reaper if one of the candidates looks as if it could be executed: once it runs, a
+// failure to start the program could no longer be told from the program's own exit code.
+//
+//go:nosplit
+//go:norace
+func (p *program) execReaper() {
+	for i := range p.paths {
+		path := uintptr(unsafe.Pointer(p.paths[i]))
+		_, _, e := unix.RawSyscall6(unix.SYS_FACCESSAT, atFdcwd, path, unix.X_OK, 0, 0, 0)
+		if e == 0 {
+			_, _, e = unix.RawSyscall6(sysFstatat, atFdcwd, path, uintptr(unsafe.Pointer(&p.stat)), 0, 0, 0)
+			if e == 0 && p.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+				e = unix.EISDIR
+			}
+		}
+		switch {
+		case e == 0:
+			_, _, e := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.empty)),
+				uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])), unix.AT_EMPTY_PATH, 0)
+			p.report(p.execHead, e)
+			return
+		case e == unix.ENOENT || p.search:
+			continue
+		case e == unix.EACCES:
+			p.write(p.forbidden)
+		case e == unix.EISDIR:
+			p.write(p.isDir)
+		default:
+			p.report(p.execHead, e)
+		}
 		return
 	}
 	p.write(p.notFound)
