@@ -223,10 +223,8 @@ func (m *messages) fail(err error) error {
 // imageLoad is POST /images/load.
 func (s *Server) imageLoad(c *call) error {
 	m := messages{c: c}
-	progress := m.stream
-	if c.flagOr("quiet", true) {
-		progress = nil
-	}
+	// The parameter quiet leaves out progress bars, of which there are none; what happens to names is told always.
+	progress := func(line string) { m.stream(line + "\n") }
 	// The archive is sent as it is read: the reply's first lines must not end the request's body.
 	_ = fullDuplex(c)
 	loaded, err := s.deps.Images.Load(c.r.Context(), c.r.Body, progress)

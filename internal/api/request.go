@@ -41,14 +41,6 @@ func (c *call) flag(key string) bool {
 	return true
 }
 
-// flagOr is flag with a value for an absent parameter.
-func (c *call) flagOr(key string, absent bool) bool {
-	if !c.query.Has(key) {
-		return absent
-	}
-	return c.flag(key)
-}
-
 // seconds reads the t parameter of stop and restart; nil where absent.
 func (c *call) seconds(key string) (*int, error) {
 	s := c.query.Get(key)

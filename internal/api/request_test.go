@@ -24,11 +24,8 @@ func TestFlag(t *testing.T) {
 		if got := c.flag("f"); got != want {
 			t.Errorf("%q: %v", in, got)
 		}
-		if got := c.flagOr("f", true); got != want {
-			t.Errorf("%q: %v", in, got)
-		}
 	}
-	if c := (&call{}); !c.flagOr("f", true) || c.flag("f") {
+	if c := (&call{}); c.flag("f") {
 		t.Error("absent")
 	}
 }
