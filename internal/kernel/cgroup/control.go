@@ -49,7 +49,7 @@ func (g *Group) Procs() ([]int, error) {
 }
 
 func procsBelow(fd int, dir string, depth int, pids *[]int) error {
-	b, err := readFile(dir + "/cgroup.procs")
+	b, err := readFileAt(fd, "cgroup.procs")
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV):
 		return nil // removed meanwhile
@@ -68,7 +68,7 @@ func procsBelow(fd int, dir string, depth int, pids *[]int) error {
 	}
 	var last error
 	err = subdirs(fd, dir, func(name string) {
-		sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		sub, err := openFileAt(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 		if err != nil {
 			return
 		}
@@ -97,10 +97,13 @@ func (g *Group) Kill() error {
 			return fmt.Errorf("kill cgroup %s: %w", g.name, err)
 		}
 	}
-	// Frozen processes cannot fork, so with a freezer one round is enough; but freezing may wait on one that is
-	// stuck, and killing must not. Rounds until no new process appears do the same.
 	killed := map[int]bool{}
-	for range 100 {
+	for round := range 100 {
+		if d := g.Path("freezer"); d != "" && round == 3 {
+			// They fork as fast as they are killed. Frozen ones cannot, and their children are born frozen; it is not
+			// waited for, since one that is stuck in the kernel would hold up everything.
+			_ = writeFile(d+"/freezer.state", "FROZEN")
+		}
 		pids, err := g.Procs()
 		if err != nil {
 			return fmt.Errorf("kill cgroup %s: %w", g.name, err)

@@ -39,14 +39,14 @@ const (
 )
 
 const (
-	opLoad32  = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
-	opMovReg  = unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X // 32 bits wide, as all numbers here
-	opMovImm  = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
-	opAndImm  = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
-	opRshImm  = unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K
-	opJneImm  = unix.BPF_JMP32 | unix.BPF_JNE | unix.BPF_K
-	opJsetImm = unix.BPF_JMP32 | unix.BPF_JSET | unix.BPF_K
-	opExit    = unix.BPF_JMP | unix.BPF_EXIT
+	opLoad32 = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
+	opMovReg = unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X // 32 bits wide, as all numbers here
+	opMovImm = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
+	opAndImm = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+	opRshImm = unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K
+	opJneImm = unix.BPF_JMP32 | unix.BPF_JNE | unix.BPF_K
+	opJeqImm = unix.BPF_JMP32 | unix.BPF_JEQ | unix.BPF_K
+	opExit   = unix.BPF_JMP | unix.BPF_EXIT
 )
 
 // compile makes a program that returns 1 where rules allow an access. Each bit of the access (read, write,
@@ -77,7 +77,7 @@ func compile(rules []DeviceRule) []insn {
 			body = []insn{
 				{op: opMovReg, regs: r3<<4 | r6},
 				{op: opAndImm, regs: r6, imm: int32(r.Access)},
-				{op: unix.BPF_JMP32 | unix.BPF_JEQ | unix.BPF_K, regs: r6, imm: 0, off: 2},
+				{op: opJeqImm, regs: r6, imm: 0, off: 2},
 				{op: opMovImm, regs: r0, imm: 0},
 				{op: opExit},
 			}

@@ -175,7 +175,7 @@ func checkID(id string) error {
 }
 
 // locate returns parent's directory in each hierarchy.
-func (h *Host) locate(parent string) ([]string, error) {
+func (h *Host) locate(parent string) (dirs []string, err error) {
 	if parent == "" {
 		parent = DefaultParent
 	}
@@ -191,7 +191,7 @@ func (h *Host) locate(parent string) ([]string, error) {
 	clean := path.Clean("/" + parent) // confines ".." to the top
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	dirs := make([]string, len(h.trees))
+	dirs = make([]string, len(h.trees))
 	for i, t := range h.trees {
 		base := t.mount
 		if !strings.HasPrefix(parent, "/") {
@@ -222,10 +222,10 @@ func (h *Host) make(parent, id string, keep bool) (*Group, error) {
 			err = g.mkdirs(keep)
 		}
 	}
-	if err == nil {
-		err = g.fillCpuset(parent)
-	}
 	if err != nil {
+		return nil, err
+	}
+	if err := g.fillCpuset(parent); err != nil {
 		if !keep {
 			_ = g.remove(0)
 		}
@@ -234,21 +234,30 @@ func (h *Host) make(parent, id string, keep bool) (*Group, error) {
 	return g, nil
 }
 
-func (g *Group) mkdirs(keep bool) error {
+func (g *Group) mkdirs(keep bool) (err error) {
+	made := make([]string, 0, len(g.dirs))
+	defer func() {
+		if err != nil {
+			for _, d := range made {
+				_ = removeTree(d)
+			}
+		}
+	}()
 	for _, d := range g.dirs {
 		err := mkdir(d)
-		if err == nil || keep && errors.Is(err, fs.ErrExist) {
-			continue
+		if errors.Is(err, fs.ErrExist) {
+			if keep {
+				continue
+			}
+			if rmErr := removeTree(d); rmErr != nil {
+				return errs.Conflict.Errorf("cgroup %s exists and is in use: %w", d, rmErr)
+			}
+			err = mkdir(d)
 		}
-		if !errors.Is(err, fs.ErrExist) {
+		if err != nil {
 			return err
 		}
-		if rmErr := removeTree(d); rmErr != nil {
-			return errs.Conflict.Errorf("cgroup %s exists and is in use: %w", d, rmErr)
-		}
-		if err := mkdir(d); err != nil {
-			return err
-		}
+		made = append(made, d)
 	}
 	return nil
 }
@@ -283,18 +292,18 @@ func (h *Host) plan(r Resources) []write {
 }
 
 func (g *Group) apply(r Resources, update bool) error {
-	plan := g.host.plan(r)
-	for i := range plan {
-		if err := g.write(&plan[i]); err != nil {
-			if update && g.host.kind != V2 && errors.Is(err, unix.EINVAL) {
-				// Two files bound each other (limit and memsw, period and quota), and here the other has to
-				// move first. Everything after it is written, then this one again.
-				plan = append(plan, plan[i])
-				if len(plan) > 64 {
-					return err
-				}
-				continue
-			}
+	var again []write
+	for _, w := range g.host.plan(r) {
+		err := g.write(&w)
+		if update && g.host.kind != V2 && errors.Is(err, unix.EINVAL) {
+			// Two files bound each other (limit and memsw, period and quota), and here the other has to move first.
+			again = append(again, w)
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, w := range again {
+		if err := g.write(&w); err != nil {
 			return err
 		}
 	}
@@ -338,6 +347,8 @@ func explain(w *write, err error) error {
 		return errs.Invalid.Errorf("Requested CPUs or memory nodes are not available - requested %s: %w", w.values[0], err)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE):
 		return errs.Invalid.Wrap(err)
+	case errors.Is(err, fs.ErrNotExist):
+		return errs.Unavailable.Errorf("the %s controller is not handed down to this cgroup: %w", w.controller, err)
 	}
 	return err
 }

@@ -29,10 +29,12 @@ func needRoot(t testing.TB) *Host {
 	return h
 }
 
+func testParentName() string { return "/gantry-test-" + strconv.Itoa(os.Getpid()) }
+
 // testParent is a parent of this test run's own; it is removed with all below it.
 func testParent(t testing.TB, h *Host) string {
 	t.Helper()
-	parent := "/gantry-test-" + strconv.Itoa(os.Getpid())
+	parent := testParentName()
 	t.Cleanup(func() {
 		g, err := h.Open("/", path.Base(parent))
 		if err != nil {
@@ -87,6 +89,21 @@ func forkInto(j Join, cmd *exec.Cmd) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	// While the thread is in the group, the group's device filter holds for it: what it needs is opened before.
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	if cmd.Stdin == nil {
+		cmd.Stdin = null
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = null
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = null
+	}
 	if j.Unified != "" {
 		fd, err := unix.Open(j.Unified, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -100,7 +117,7 @@ func forkInto(j Join, cmd *exec.Cmd) error {
 			return err
 		}
 	}
-	err := cmd.Start()
+	err = cmd.Start()
 	for _, f := range j.Home {
 		if err := writeFile(f, "0"); err != nil {
 			return err

@@ -29,7 +29,12 @@ func (h *Host) prepare(parent string) error {
 		return nil
 	}
 	for i := range h.trees {
-		if err := h.prepareTree(&h.trees[i], dirs[i]); err != nil {
+		t := &h.trees[i]
+		from := t.mount
+		if !strings.HasPrefix(parent, "/") {
+			from = path.Join(t.mount, t.own) // what lies above is not ours to change
+		}
+		if err := h.prepareTree(t, from, dirs[i]); err != nil {
 			return err
 		}
 	}
@@ -43,10 +48,9 @@ func (h *Host) forget(parent string) {
 	delete(h.prepared, parent)
 }
 
-// prepareTree makes dir and the directories above it, from the mount point down.
-func (h *Host) prepareTree(t *hierarchy, dir string) error {
-	at := t.mount
-	rest := strings.TrimPrefix(strings.TrimPrefix(dir, t.mount), "/")
+// prepareTree makes dir and the directories above it as far as at, which exists.
+func (h *Host) prepareTree(t *hierarchy, at, dir string) error {
+	rest := strings.TrimPrefix(strings.TrimPrefix(dir, at), "/")
 	for {
 		if t.unified && h.kind == V2 {
 			if err := h.enable(t, at); err != nil {
@@ -195,6 +199,9 @@ func (h *Host) vacate(t *hierarchy, dir string) error {
 			return nil
 		}
 		for _, pid := range pids {
+			if pid == "0" {
+				return errs.Conflict.Errorf("cgroup %s holds processes of another PID namespace, which cannot be moved out of the way", dir)
+			}
 			if err := writeFile(leaf+"/cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("move the processes of cgroup %s out of the way: %w", dir, err)
 			}
@@ -245,10 +252,10 @@ func removeBelow(fd int, dir string, depth int) error {
 		if err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR); err == nil || err == unix.ENOENT {
 			return
 		}
-		sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		sub, err := openFileAt(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 		if err != nil {
-			if err != unix.ENOENT {
-				last = &fs.PathError{Op: "open", Path: dir + "/" + name, Err: err}
+			if !errors.Is(err, fs.ErrNotExist) {
+				last = err
 			}
 			return
 		}
