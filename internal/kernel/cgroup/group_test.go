@@ -147,6 +147,9 @@ func TestProcessIsBornInItsGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(out.String()) {
+		if h.unified < 0 && strings.HasPrefix(line, "0::") {
+			continue // a kernel that ever had version 2 mounted goes on naming its root
+		}
 		if !strings.HasSuffix(strings.TrimSpace(line), fmt.Sprintf("/gantry-test-%d/born", os.Getpid())) {
 			t.Errorf("outside of the group: %s", line)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/errs"
 )
 
@@ -81,7 +83,7 @@ func Detect() (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("detect control groups: %w", err)
 	}
-	h, err := parseHost(mounts, own)
+	h, err := parseHost(mounts, own, visible)
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +100,19 @@ func Detect() (*Host, error) {
 	return h, nil
 }
 
-// parseHost builds a Host from the two files of /proc. The cgroup2 tree's controllers are not in them.
-func parseHost(mountinfo, self []byte) (*Host, error) {
+// visible reports whether a control group file system is at point indeed: mountinfo also lists mounts that a
+// later one hides.
+func visible(point string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(point, &st) != nil {
+		return false
+	}
+	return st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// parseHost builds a Host from the two files of /proc and a look at each mount point. The cgroup2 tree's
+// controllers are not in them.
+func parseHost(mountinfo, self []byte, visible func(point string) bool) (*Host, error) {
 	own := parseSelf(self)
 	h := &Host{unified: -1, prepared: map[string][]string{}, filters: map[string]int{}}
 	seen := map[string]int{}
@@ -119,6 +132,9 @@ func parseHost(mountinfo, self []byte) (*Host, error) {
 			}
 			key = strings.Join(t.controllers, ",")
 		default:
+			continue
+		}
+		if !visible(m.point) {
 			continue
 		}
 		t.own = relative(own[key], m.root)

@@ -40,6 +40,8 @@ const (
 	boxedSelf = "2:memory:/docker/abc/inner\n1:cpu:/docker/abcdef\n"
 )
 
+func all(string) bool { return true }
+
 func TestParseHost(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -64,7 +66,7 @@ func TestParseHost(t *testing.T) {
 		{"container", boxedMounts, boxedSelf, V1, []string{"/sys/fs/cgroup/cpu / cpu", "/sys/fs/cgroup/memory /inner memory"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, err := parseHost([]byte(c.mounts), []byte(c.self))
+			h, err := parseHost([]byte(c.mounts), []byte(c.self), all)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,14 +83,23 @@ func TestParseHost(t *testing.T) {
 			}
 		})
 	}
-	if _, err := parseHost([]byte("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"), nil); !errs.Unavailable.Is(err) {
+	if _, err := parseHost([]byte("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"), nil, all); !errs.Unavailable.Is(err) {
 		t.Errorf("without control groups: got %v", err)
+	}
+}
+
+func TestHiddenMountsAreIgnored(t *testing.T) {
+	t.Parallel()
+	// Version 2 at first, then version 1 mounted over it.
+	h, err := parseHost([]byte(v2Mounts+v1Mounts), []byte(v1Self), func(p string) bool { return p != "/sys/fs/cgroup" && p != "/mnt/old place" })
+	if err != nil || h.kind != V1 || h.unified != -1 {
+		t.Errorf("got %v, %v", h, err)
 	}
 }
 
 func TestLocate(t *testing.T) {
 	t.Parallel()
-	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf))
+	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf), all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +134,7 @@ func TestLocate(t *testing.T) {
 
 func TestOpenDirs(t *testing.T) {
 	t.Parallel()
-	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf))
+	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf), all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +158,7 @@ func TestOpenDirs(t *testing.T) {
 
 func TestJoinNamesEveryHierarchy(t *testing.T) {
 	t.Parallel()
-	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf))
+	h, err := parseHost([]byte(hybridMounts), []byte(hybridSelf), all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +181,7 @@ func FuzzParseHost(f *testing.F) {
 		f.Add([]byte(s[0]), []byte(s[1]))
 	}
 	f.Fuzz(func(t *testing.T, mounts, self []byte) {
-		h, err := parseHost(mounts, self)
+		h, err := parseHost(mounts, self, all)
 		if err != nil {
 			return
 		}
