@@ -7,13 +7,13 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	api "github.com/moby/moby/api/types/container"
 
 	"gantry/internal/errs"
 	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
 )
 
@@ -238,7 +238,7 @@ func (s *Service) Stop(ctx context.Context, ref, signal string, timeout *int) er
 }
 
 func (c *container) stopAndWait(ctx context.Context, signal string, timeout *int, restart bool) error {
-	var sig syscall.Signal
+	var sig supervisor.Signal
 	if signal != "" {
 		var err error
 		if sig, err = ParseSignal(signal); err != nil {
@@ -264,18 +264,18 @@ func (c *container) stopAndWait(ctx context.Context, signal string, timeout *int
 }
 
 // stopSignal is what `docker stop` sends.
-func stopSignal(c *api.Config) syscall.Signal {
+func stopSignal(c *api.Config) supervisor.Signal {
 	if sig, err := ParseSignal(c.StopSignal); err == nil {
 		return sig
 	}
-	return syscall.SIGTERM
+	return sigTerm
 }
 
 // defaultStopTimeout is Docker's, in seconds.
 const defaultStopTimeout = 10
 
 // beginStop answers on result when the container has ended.
-func (c *container) beginStop(sig syscall.Signal, timeout *int, result chan error) error {
+func (c *container) beginStop(sig supervisor.Signal, timeout *int, result chan error) error {
 	switch c.now.Status {
 	case Running, Paused:
 	case Restarting:
@@ -341,7 +341,7 @@ func (c *container) killAt(until time.Time) {
 				return
 			}
 			st.j.record("kill")
-			if err := c.signal(syscall.SIGKILL); err != nil && !errs.Conflict.Is(err) && !errs.NotFound.Is(err) {
+			if err := c.signal(sigKill); err != nil && !errs.Conflict.Is(err) && !errs.NotFound.Is(err) {
 				c.s.Log.Warn("SIGKILL was not delivered", "container", c.id, "err", err)
 			}
 			st.j.did("kill")
@@ -371,7 +371,7 @@ func (c *container) endStop(err error) {
 }
 
 // signal sends sig to the first process and tells of it.
-func (c *container) signal(sig syscall.Signal) error {
+func (c *container) signal(sig supervisor.Signal) error {
 	if err := c.s.Processes.Signal(c.id, sig); err != nil {
 		return err
 	}
@@ -381,7 +381,7 @@ func (c *container) signal(sig syscall.Signal) error {
 
 // Kill sends a signal, by name or number; empty is SIGKILL. errs.Conflict if it does not run.
 func (s *Service) Kill(ctx context.Context, ref, signal string) error {
-	sig := syscall.SIGKILL
+	sig := sigKill
 	if signal != "" {
 		var err error
 		if sig, err = ParseSignal(signal); err != nil {
@@ -393,7 +393,7 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 		return err
 	}
 	var ended <-chan WaitResult
-	if sig == syscall.SIGKILL {
+	if sig == sigKill {
 		// Docker's kill returns when the container has ended, so that `kill` and then `rm` works.
 		if ended, err = s.Wait(ctx, c.id, api.WaitConditionNextExit); err != nil {
 			return err
@@ -436,8 +436,8 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 
 // final reports whether who sends sig wants the container to end, so that the restart policy must leave
 // it alone: SIGKILL, or what `docker stop` would send.
-func final(sig syscall.Signal, c *api.Config) bool {
-	return sig == syscall.SIGKILL || sig == stopSignal(c)
+func final(sig supervisor.Signal, c *api.Config) bool {
+	return sig == sigKill || sig == stopSignal(c)
 }
 
 // Restart is Stop, if it runs, and Start.

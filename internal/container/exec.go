@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"gantry/internal/errs"
@@ -294,7 +293,7 @@ func (c *container) endExecs() {
 	execs := slices.Clone(c.execs)
 	c.mu.Unlock()
 	for _, id := range execs {
-		if err := c.s.Processes.Signal(id, syscall.SIGKILL); err != nil && !errs.NotFound.Is(err) && !errs.Conflict.Is(err) {
+		if err := c.s.Processes.Signal(id, sigKill); err != nil && !errs.NotFound.Is(err) && !errs.Conflict.Is(err) {
 			c.s.Log.Warn("killing an exec failed", "exec", id, "err", err)
 		}
 	}

@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	"os"
-	"syscall"
 	"time"
 
 	"gantry/internal/errs"
@@ -53,7 +52,7 @@ func (c *container) beginRemove(force bool, ref string, result chan error) error
 		}
 		c.manual = true
 		// The end comes as an exit; the removal goes on there.
-		if err := c.signal(syscall.SIGKILL); err != nil && !errs.Conflict.Is(err) && !errs.NotFound.Is(err) {
+		if err := c.signal(sigKill); err != nil && !errs.Conflict.Is(err) && !errs.NotFound.Is(err) {
 			c.remove = nil
 			return errs.Internal.Errorf("Could not kill running container %s, cannot remove - %w", c.id, err)
 		}
@@ -185,7 +184,7 @@ func (s *Service) killLeft(id string) {
 			s.forget(id)
 			return
 		}
-		s.Processes.Signal(id, syscall.SIGKILL)
+		s.Processes.Signal(id, sigKill)
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.Log.Warn("a process does not end", "id", id)

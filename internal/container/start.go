@@ -5,7 +5,6 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"gantry/internal/errs"
@@ -234,7 +233,7 @@ func (s *Service) removeCgroup(id, parent string, dirs []string) {
 
 // abandon ends a process whose start is undone, if there is one, and forgets it.
 func (s *Service) abandon(id string) {
-	if err := s.Processes.Signal(id, syscall.SIGKILL); errs.NotFound.Is(err) {
+	if err := s.Processes.Signal(id, sigKill); errs.NotFound.Is(err) {
 		return
 	}
 	// Its exit comes to exited, which finds the container not running, and forgets it.

@@ -5,7 +5,11 @@
 // duplicates of their fds, so that a death of the supervisor, like one of the engine, loses nothing.
 package supervisor
 
-import "gantry/internal/runtime/supervisor/protocol"
+import (
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/runtime/supervisor/protocol"
+)
 
 // What the protocol and the engine name alike.
 type (
@@ -13,6 +17,9 @@ type (
 	Exit    = protocol.Exit
 	Hello   = protocol.Hello
 )
+
+// Signal is a signal's number (signal(7)).
+type Signal = unix.Signal
 
 // Streams of a Frame, as Docker numbers them.
 const (
