@@ -75,8 +75,12 @@ func Run(ctx context.Context, env *command.Env, args []string) error {
 	}
 	if gr := group(args[0]); gr != nil {
 		rest := args[1:]
-		if len(rest) == 0 || rest[0] == "--help" || rest[0] == "-h" || rest[0] == "help" {
-			groupHelp(env, gr)
+		if len(rest) == 0 {
+			groupHelp(env, env.IO.Err, gr)
+			return nil
+		}
+		if rest[0] == "--help" || rest[0] == "-h" || rest[0] == "help" {
+			groupHelp(env, env.IO.Out, gr)
 			return nil
 		}
 		if strings.HasPrefix(rest[0], "-") {
@@ -225,8 +229,7 @@ func listing(w io.Writer, title string, lines [][2]string) {
 	}
 }
 
-func groupHelp(env *command.Env, g *command.Group) {
-	w := env.IO.Out
+func groupHelp(env *command.Env, w io.Writer, g *command.Group) {
 	fmt.Fprintf(w, "Usage:  %s %s COMMAND\n\n%s\n", env.Prog, g.Name, g.Short)
 	var lines [][2]string
 	for _, c := range g.Commands {

@@ -29,11 +29,11 @@ var Attach = &command.Command{
 func attachable(s *container.State) error {
 	switch {
 	case s == nil || !s.Running:
-		return errors.New("cannot attach to a stopped container, start it first")
+		return errors.New("You cannot attach to a stopped container, start it first") //nolint:staticcheck // Docker's words
 	case s.Paused:
-		return errors.New("cannot attach to a paused container, unpause it first")
+		return errors.New("You cannot attach to a paused container, unpause it first") //nolint:staticcheck // Docker's words
 	case s.Restarting:
-		return errors.New("cannot attach to a restarting container, wait until it is running")
+		return errors.New("You cannot attach to a restarting container, wait until it is running") //nolint:staticcheck // Docker's words
 	}
 	return nil
 }

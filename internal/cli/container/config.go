@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,7 @@ import (
 func checkIP(s string) (string, error) {
 	a, err := netip.ParseAddr(strings.TrimSpace(s))
 	if err != nil {
-		return "", fmt.Errorf("%s is not an ip address", s)
+		return "", fmt.Errorf("IP address is not correctly formatted: %s", s)
 	}
 	return a.String(), nil
 }
@@ -37,11 +38,42 @@ func addrs(list []string) []netip.Addr {
 	return out
 }
 
-func orEmpty(s []string) []string {
+// emptyIfNil makes [] of what would be null in JSON: tools that read it back expect a list.
+func emptyIfNil[T any](s []T) []T {
 	if s == nil {
-		return []string{}
+		return []T{}
 	}
 	return s
+}
+
+// capabilities writes names as the engine does (CAP_KILL, ALL), sorts them, and lets an addition win over a drop of the same.
+func capabilities(add, drop []string) (added, dropped []string) {
+	set := func(list []string) map[string]bool {
+		m := map[string]bool{}
+		for _, c := range list {
+			c = strings.ToUpper(strings.TrimSpace(c))
+			if c != "ALL" && c != "RESET" && !strings.HasPrefix(c, "CAP_") {
+				c = "CAP_" + c
+			}
+			m[c] = true
+		}
+		if m["ALL"] {
+			return map[string]bool{"ALL": true}
+		}
+		return m
+	}
+	a, d := set(add), set(drop)
+	for c := range a {
+		added = append(added, c)
+	}
+	for c := range d {
+		if !a[c] {
+			dropped = append(dropped, c)
+		}
+	}
+	slices.Sort(added)
+	slices.Sort(dropped)
+	return added, dropped
 }
 
 func has(list []string, s string) bool {
@@ -141,6 +173,7 @@ func (o *options) request(args []string) (*container.CreateRequest, error) {
 	}
 	cfg.Labels = parse.Map(labels)
 
+	capAdd, capDrop := capabilities(o.capAdd.Values, o.capDrop.Values)
 	host := &container.HostConfig{
 		Binds:           binds,
 		ContainerIDFile: o.cidFile,
@@ -151,8 +184,8 @@ func (o *options) request(args []string) (*container.CreateRequest, error) {
 		Links:           o.links.Values,
 		PublishAllPorts: o.publishAll,
 		DNS:             addrs(o.dns.Values),
-		DNSSearch:       orEmpty(o.dnsSearch.Values),
-		DNSOptions:      orEmpty(o.dnsOpts.Values),
+		DNSSearch:       emptyIfNil(o.dnsSearch.Values),
+		DNSOptions:      emptyIfNil(o.dnsOpts.Values),
 		ExtraHosts:      o.extraHosts.Values,
 		VolumesFrom:     o.volumesFrom.Values,
 		IpcMode:         container.IpcMode(o.ipc),
@@ -160,8 +193,8 @@ func (o *options) request(args []string) (*container.CreateRequest, error) {
 		UTSMode:         container.UTSMode(o.uts),
 		UsernsMode:      container.UsernsMode(o.userns),
 		CgroupnsMode:    container.CgroupnsMode(o.cgroupns),
-		CapAdd:          o.capAdd.Values,
-		CapDrop:         o.capDrop.Values,
+		CapAdd:          capAdd,
+		CapDrop:         capDrop,
 		GroupAdd:        o.groupAdd.Values,
 		ReadonlyRootfs:  o.readOnly,
 		VolumeDriver:    o.volumeDriver,
@@ -254,11 +287,11 @@ func (o *options) resources() (r container.Resources, err error) {
 		CpusetMems:           o.cpusetMems,
 		PidsLimit:            &o.pidsLimit,
 		BlkioWeight:          o.blkioWeight,
-		BlkioWeightDevice:    o.blkioWeightDevice,
-		BlkioDeviceReadBps:   o.readBps,
-		BlkioDeviceWriteBps:  o.writeBps,
-		BlkioDeviceReadIOps:  o.readIOps,
-		BlkioDeviceWriteIOps: o.writeIOps,
+		BlkioWeightDevice:    emptyIfNil(o.blkioWeightDevice),
+		BlkioDeviceReadBps:   emptyIfNil(o.readBps),
+		BlkioDeviceWriteBps:  emptyIfNil(o.writeBps),
+		BlkioDeviceReadIOps:  emptyIfNil(o.readIOps),
+		BlkioDeviceWriteIOps: emptyIfNil(o.writeIOps),
 		Ulimits:              o.ulimits.Values,
 		DeviceCgroupRules:    o.deviceRules.Values,
 		Devices:              []container.DeviceMapping{},

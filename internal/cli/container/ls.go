@@ -43,9 +43,11 @@ var List = &command.Command{
 				f = "{{.ID}}"
 			}
 			size := o.Size
-			if !*quiet && f.Uses("Size") {
-				o.Size = true
+			uses, err := formatter.UsesSize(f)
+			if err != nil {
+				return err
 			}
+			o.Size = size || uses && !*quiet
 			list, err := c.ContainerList(ctx, o)
 			if err != nil {
 				return err

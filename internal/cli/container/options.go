@@ -182,7 +182,10 @@ func newOptions(fs *pflag.FlagSet) *options {
 	fs.Lookup("use-api-socket").Hidden = true
 
 	// Network.
-	list(&o.networks, "network", "", "network", "Network to join, none, host or container:NAME", nil)
+	list(&o.networks, "network", "", "network", "Network to join, none, host or container:NAME", func(s string) (string, error) {
+		_, _, err := networkSpec(s)
+		return s, err
+	})
 	fs.Var(o.networks, "net", "Same as --network")
 	fs.Lookup("net").Hidden = true
 	list(&o.aliases, "network-alias", "", "list", "Name of the container in its network", nil)
@@ -239,6 +242,9 @@ func newOptions(fs *pflag.FlagSet) *options {
 	fs.Uint16Var(&o.blkioWeight, "blkio-weight", 0, "Block IO weight (10 to 1000, 0 to disable)")
 	each("blkio-weight-device", "list", "Block IO weight of a device", func(s string) error {
 		path, n, err := flags.Throttle(s, false)
+		if err != nil && strings.HasPrefix(err.Error(), "bad format") {
+			return err
+		}
 		if err != nil || n > 0 && (n < 10 || n > 1000) {
 			return fmt.Errorf("invalid weight for device: %s", s)
 		}

@@ -17,7 +17,7 @@ import (
 func Containers(w io.Writer, f Format, size, noTrunc bool, list []container.Summary) error {
 	rows := make([]*ContainerContext, len(list))
 	for i := range list {
-		rows[i] = &ContainerContext{&list[i], !noTrunc}
+		rows[i] = &ContainerContext{c: &list[i], trunc: !noTrunc}
 	}
 	columns := []Column{{"CONTAINER ID", "ID"}, {"IMAGE", "Image"}, {"COMMAND", "Command"}, {"CREATED", "RunningFor"}, {"STATUS", "Status"}, {"PORTS", "Ports"}, {"NAMES", "Names"}}
 	if size {
@@ -50,6 +50,24 @@ func Containers(w io.Writer, f Format, size, noTrunc bool, list []container.Summ
 	})
 }
 
+// UsesSize reports whether a format asks for sizes, which cost the engine a walk over files, and whether it can be
+// executed at all: better said before anything is asked.
+func UsesSize(f Format) (bool, error) {
+	text := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(string(f)), "table"))
+	if text == "" || text == "json" || text == "raw" || f == "{{.ID}}" {
+		return false, nil
+	}
+	t, err := Template("").Parse(text)
+	if err != nil {
+		return false, fmt.Errorf("failed to parse template: %w", err)
+	}
+	probe := &ContainerContext{c: &container.Summary{}}
+	if err := t.Execute(io.Discard, probe); err != nil {
+		return false, fmt.Errorf("failed to execute template: %w", err)
+	}
+	return probe.sized, nil
+}
+
 func containerHeaders() map[string]string {
 	return map[string]string{
 		"ID": "CONTAINER ID", "Names": "NAMES", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED", "Ports": "PORTS",
@@ -62,6 +80,7 @@ func containerHeaders() map[string]string {
 type ContainerContext struct {
 	c     *container.Summary
 	trunc bool
+	sized bool // Size was asked for
 }
 
 // MarshalJSON is what --format json prints.
@@ -141,6 +160,7 @@ func (c *ContainerContext) Status() string { return c.c.Status }
 
 // Size is what the container has written, and what it has with its image.
 func (c *ContainerContext) Size() string {
+	c.sized = true
 	s := units.HumanSizeWithPrecision(float64(c.c.SizeRw), 3)
 	if c.c.SizeRootFs > 0 {
 		return fmt.Sprintf("%s (virtual %s)", s, units.HumanSizeWithPrecision(float64(c.c.SizeRootFs), 3))

@@ -143,8 +143,8 @@ func (c *ImageContext) CreatedAt() string { return time.Unix(c.i.Created, 0).Str
 // Size is the size of the image with what it shares.
 func (c *ImageContext) Size() string { return units.HumanSizeWithPrecision(float64(c.i.Size), 3) }
 
-// VirtualSize is the same as Size.
-func (c *ImageContext) VirtualSize() string { return c.Size() }
+// VirtualSize is the same as Size, with one digit more.
+func (c *ImageContext) VirtualSize() string { return units.HumanSize(float64(c.i.Size)) }
 
 // Containers is how many containers use it, if that is known.
 func (c *ImageContext) Containers() string { return unknown(c.i.Containers, false) }

@@ -9,14 +9,28 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"gantry/internal/cli/command"
 )
 
-// Container is what inspect decodes a container into: the API's type with the network fields that its newest version no longer has and that
-// templates of many years ask for.
+// Container is what inspect decodes a container into: the API's type, with the network fields that its newest version no longer has and
+// that templates of many years ask for, and with addresses and ports as the text they are in JSON.
 type Container struct {
 	container.InspectResponse
+	HostConfig *struct {
+		container.HostConfig
+		PortBindings map[string][]portBinding
+	}
+	Config *struct {
+		container.Config
+		ExposedPorts map[string]struct{}
+	}
 	NetworkSettings *struct {
-		container.NetworkSettings
+		SandboxID              string
+		SandboxKey             string
+		Ports                  map[string][]portBinding
+		Networks               map[string]*endpoint
 		Bridge                 string
 		HairpinMode            bool
 		LinkLocalIPv6Address   string
@@ -32,6 +46,16 @@ type Container struct {
 	}
 }
 
+type portBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+type endpoint struct {
+	network.EndpointSettings
+	Gateway, IPAddress, IPv6Gateway, GlobalIPv6Address, MacAddress string
+}
+
 // Inspect prints what get returns for each name: as an array of JSON, or by a template. get returns a pointer to decode into, for the
 // template, and the engine's JSON. Names that fail come as an error after the others.
 func Inspect(w io.Writer, format string, names []string, get func(name string) (typed any, raw []byte, err error)) error {
@@ -43,7 +67,7 @@ func Inspect(w io.Writer, format string, names []string, get func(name string) (
 	}
 	t, err := Template("").Parse(format)
 	if err != nil {
-		return fmt.Errorf("template parsing error: %w", err)
+		return &command.StatusError{Text: "template parsing error: " + err.Error(), Code: 64}
 	}
 	var out bytes.Buffer
 	var failed []string
@@ -72,7 +96,7 @@ func Inspect(w io.Writer, format string, names []string, get func(name string) (
 				return fmt.Errorf("template parsing error: %w", err)
 			}
 			if err := loose.Execute(&one, v); err != nil {
-				failed = append(failed, "template parsing error: "+terr.Error())
+				failed = append(failed, "template parsing error: "+err.Error())
 				break
 			}
 		}

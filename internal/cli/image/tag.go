@@ -21,7 +21,7 @@ var Tag = &command.Command{
 func tag(ctx context.Context, env *command.Env, args []string) error {
 	repo, t, err := parse.Reference(args[1])
 	if err != nil {
-		return fmt.Errorf("error parsing reference: %q is not a valid repository/tag: %w", args[1], err)
+		return fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", args[1], err) //nolint:staticcheck // Docker's words
 	}
 	if strings.Contains(args[1], "@") {
 		return fmt.Errorf("refusing to create a tag with a digest reference")

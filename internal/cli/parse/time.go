@@ -14,7 +14,8 @@ func Time(s string, now time.Time) (string, error) {
 		return s, nil
 	}
 	if d, err := time.ParseDuration(s); err == nil {
-		return stamp(now.Add(-d)), nil
+		// Whole seconds, as Docker has it: what happened in the second under way is not yet before it.
+		return strconv.FormatInt(now.Add(-d).Unix(), 10), nil
 	}
 	layout := ""
 	zone := strings.ContainsAny(s, "zZ+") || strings.Count(s, "-") == 3
