@@ -223,8 +223,12 @@ func (c *call) stopping() (signal string, t *int, err error) {
 }
 
 func (s *Server) containerKill(c *call) error {
-	if err := s.deps.Containers.Kill(c.r.Context(), c.name, c.str("signal")); err != nil {
+	err := s.deps.Containers.Kill(c.r.Context(), c.name, c.str("signal"))
+	if errs.NotFound.Is(err) {
 		return fmt.Errorf("Cannot kill container: %s: %w", c.name, err) //nolint:staticcheck // Docker's words
+	}
+	if err != nil {
+		return err
 	}
 	return c.ok(204)
 }

@@ -84,17 +84,18 @@ var routes = []route{
 	{"GET", "/networks", missing("network ls"), 0},
 	{"POST", "/networks/create", missing("network create"), 0},
 	{"POST", "/networks/prune", missing("network prune"), v(25)},
-	{"GET", "/networks/{name}", missing("network inspect"), 0},
+	{"GET", "/networks/{name}", noSuch("network %s not found"), 0},
 	{"POST", "/networks/{name}/connect", missing("network connect"), 0},
 	{"POST", "/networks/{name}/disconnect", missing("network disconnect"), 0},
 	{"DELETE", "/networks/{name}", missing("network rm"), 0},
 	{"GET", "/volumes", missing("volume ls"), 0},
 	{"POST", "/volumes/create", missing("volume create"), 0},
 	{"POST", "/volumes/prune", missing("volume prune"), v(25)},
-	{"GET", "/volumes/{name}", missing("volume inspect"), 0},
+	{"GET", "/volumes/{name}", noSuch("get %s: no such volume"), 0},
 	{"PUT", "/volumes/{name}", missing("volume update"), v(42)},
 	{"DELETE", "/volumes/{name}", missing("volume rm"), 0},
 	{"GET", "/plugins", missing("plugin ls"), v(25)},
+	{"GET", "/plugins/{name}/json", noSuch("plugin %q not found"), v(25)},
 
 	{"GET", "/swarm", noSwarm, 0},
 	{"POST", "/swarm/{name}", missing("swarm"), 0},
@@ -111,6 +112,12 @@ func missing(what string) func(*Server, *call) error {
 	return func(*Server, *call) error {
 		return errs.NotImplemented.Errorf("%s is not implemented yet in Gantry", what)
 	}
+}
+
+// noSuch answers for one object of a kind that Gantry does not have yet. `docker inspect x` asks for every kind in
+// turn, and goes on to the next only after a 404.
+func noSuch(format string) func(*Server, *call) error {
+	return func(_ *Server, c *call) error { return errs.NotFound.Errorf(format, c.name) }
 }
 
 // noSwarm answers as a Docker engine outside a swarm does; Portainer and Traefik ask and cope with it.
