@@ -28,6 +28,7 @@ const maxDirCache = 128
 type tree struct {
 	root    int                 // the layer being made
 	lower   []int               // roots of the layers below, topmost first
+	cut     bool                // nothing of the lower layers shows through the root: there are none, or it is opaque
 	parents map[string]*dir     // by cleaned path as the archive has it
 	retired []int               // dropped from parents while an entry is under way; closed by reap
 	made    map[string]dirTimes // directories, by canonical path, whose times are set at the end
@@ -44,7 +45,7 @@ type dir struct {
 type dirTimes struct{ atime, mtime unix.Timespec }
 
 func newTree(root int, lower []int) *tree {
-	t := &tree{root: root, lower: lower, parents: map[string]*dir{}, made: map[string]dirTimes{}}
+	t := &tree{root: root, lower: lower, cut: len(lower) == 0, parents: map[string]*dir{}, made: map[string]dirTimes{}}
 	return t
 }
 
@@ -96,7 +97,7 @@ func (t *tree) parent(p string) (*dir, error) {
 		t.forget()
 	}
 	if p == "" {
-		d := &dir{fd: t.root, cut: len(t.lower) == 0}
+		d := &dir{fd: t.root, cut: t.cut}
 		t.parents[""] = d
 		return d, nil
 	}
@@ -194,7 +195,7 @@ func (t *tree) follow(d *dir, target string, links *int) (*dir, error) {
 		cur, owned = next, true
 	}
 	if strings.HasPrefix(target, "/") {
-		cur = &dir{fd: t.root, cut: len(t.lower) == 0}
+		cur = &dir{fd: t.root, cut: t.cut}
 	}
 	for name := range strings.SplitSeq(target, "/") {
 		var next *dir
@@ -222,7 +223,7 @@ func (t *tree) follow(d *dir, target string, links *int) (*dir, error) {
 
 // walk opens a directory by its canonical path.
 func (t *tree) walk(path string) (*dir, error) {
-	d := &dir{fd: t.root, cut: len(t.lower) == 0}
+	d := &dir{fd: t.root, cut: t.cut}
 	if path == "" {
 		return d, nil
 	}

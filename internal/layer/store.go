@@ -2,6 +2,8 @@ package layer
 
 import (
 	"context"
+	_ "crypto/sha256" // the algorithms of diff IDs
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"io"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -115,6 +116,11 @@ func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 	// What follows the end mark belongs to the stream, and to its digest.
 	if _, err := io.CopyBuffer(io.Discard, &bounded{r, &u.budget}, u.buf); err != nil {
 		return Unpacked{}, archiveError(err)
+	}
+	if u.t.cut && len(t.Lower) > 0 {
+		if err := u.hideBelow(); err != nil {
+			return Unpacked{}, err
+		}
 	}
 	if err := u.setTimes(); err != nil {
 		return Unpacked{}, err
@@ -232,22 +238,57 @@ func (u *unpacker) opaque(d *dir, up string) error {
 	if d.cut {
 		return nil
 	}
-	// Only where there is something to hide; the root's lower is always there.
-	if d.path != "" {
-		e, err := lookupLower(u.t.lower, d.path)
-		if err != nil {
-			return err
-		}
-		e.close()
-		if e.kind() != unix.S_IFDIR {
-			return nil
-		}
+	if d.path == "" {
+		u.t.cut = true // overlayfs merges roots whatever their marks say: see hideBelow
+		u.t.forget()
+		return nil
+	}
+	// Only where there is something to hide.
+	e, err := lookupLower(u.t.lower, d.path)
+	if err != nil {
+		return err
+	}
+	e.close()
+	if e.kind() != unix.S_IFDIR {
+		return nil
 	}
 	if err := setOpaque(d.fd, "."); err != nil {
 		return err
 	}
 	u.t.forget() // the cached directories below show through no longer
 	return nil
+}
+
+// hideBelow makes the root opaque, name by name.
+func (u *unpacker) hideBelow() error {
+	u.t.cut = false
+	u.t.forget()
+	root, err := u.t.parent("")
+	if err != nil {
+		return err
+	}
+	for _, fd := range u.t.lower {
+		names, err := readNames(fd)
+		if err != nil {
+			return fmt.Errorf("list lower layer: %w", err)
+		}
+		for _, name := range names {
+			if err := u.whiteout(root, "", name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func readNames(dirfd int) ([]string, error) {
+	fd, err := unix.Openat(dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), ".")
+	defer f.Close()
+	return f.Readdirnames(-1)
 }
 
 // whiteout hides name of the lower layers; what this layer has under the name stays (image-spec: a whiteout applies to
