@@ -17,17 +17,8 @@ func becomeEngine(args []string) error {
 	if err != nil {
 		return err
 	}
-	argv := append([]string{"gantry-engine"}, args...)
-	return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, argv, environ()))
-}
-
-// environ adds where the front is: the engine's own executable is a memfd, or a file that users do not call.
-func environ() []string {
-	env := os.Environ()
-	if exe, err := os.Executable(); err == nil {
-		env = append(env, "GANTRY_FRONT="+exe)
-	}
-	return env
+	argv := append([]string{"gantry", "daemon"}, args...) // what ps and the unit's status show
+	return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, argv, os.Environ()))
 }
 
 // enginePath returns a path to execute: a sealed memfd with the embedded program, or the file beside this executable.
