@@ -33,11 +33,13 @@ func (s *Server) imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	users, err := s.users()
-	if err != nil {
-		return err
-	}
 	manifests := c.version >= v(47) && c.flag("manifests")
+	var users map[string][]string
+	if c.version >= v(51) || manifests { // who isn't told need not be counted for
+		if users, err = s.users(); err != nil {
+			return err
+		}
+	}
 	out := make([]imageSummary, len(found))
 	for i := range found {
 		x := &found[i]
