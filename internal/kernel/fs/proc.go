@@ -2,8 +2,8 @@ package fs
 
 import "golang.org/x/sys/unix"
 
-// Proc is an instance of procfs that is mounted nowhere, so that nobody can mount over parts of it. It shows
-// the PID namespace that the caller's children would be in, and its sysctls act on the calling thread's namespaces.
+// Proc is an instance of procfs that is mounted nowhere, so that nobody can mount over parts of it. Its
+// sysctls act on the calling thread's namespaces.
 type Proc struct{ fd int }
 
 // NewProc makes the instance. It needs the privilege to mount procfs.

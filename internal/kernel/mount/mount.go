@@ -7,7 +7,12 @@ import (
 )
 
 // New makes a file system of fstype and returns it mounted but attached nowhere.
-func New(fstype, source string, o Options) (int, error) {
+func New(fstype, source string, o Options) (int, error) { return newMount(fstype, source, -1, o) }
+
+// NewProc makes a procfs of the PID namespace pidns, an open file of /proc/pid/ns (Linux 6.17; EINVAL before).
+func NewProc(pidns int, o Options) (int, error) { return newMount("proc", "proc", pidns, o) }
+
+func newMount(fstype, source string, pidns int, o Options) (int, error) {
 	fsfd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -15,6 +20,11 @@ func New(fstype, source string, o Options) (int, error) {
 	defer unix.Close(fsfd)
 	if source != "" {
 		if err := unix.FsconfigSetString(fsfd, "source", source); err != nil {
+			return -1, err
+		}
+	}
+	if pidns >= 0 {
+		if err := unix.FsconfigSetFd(fsfd, "pidns", pidns); err != nil {
 			return -1, err
 		}
 	}

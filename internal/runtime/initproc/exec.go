@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"gantry/internal/kernel/fs"
+	"gantry/internal/kernel/mount"
 	"gantry/internal/runtime/spec"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +16,8 @@ import (
 //
 // Nothing but the finished process may be visible in there: a container with CAP_SYS_PTRACE could take over a
 // half-made one that still has every capability, and neither being undumpable nor a start from a memfd
-// protects against that capability. So init stays outside. Joining a PID namespace (setns(2)) is about children only; and
-// procfs shows the one that children would be in. All is set up here, and the last step is the fork.
+// protects against that capability. So init stays outside: joining a PID namespace (setns(2)) is about children
+// only. All is set up here, and the last step is the fork.
 func join(payload []byte) error {
 	s, err := decodeInit(payload)
 	if err != nil {
@@ -25,13 +26,21 @@ func join(payload []byte) error {
 	if s.User {
 		return errors.New("a user namespace cannot be combined with another container's PID namespace")
 	}
+	proc, err := fs.HostProc()
+	if err != nil {
+		return err
+	}
+	t, err := findTarget(proc)
+	if err != nil {
+		return failed("join", err)
+	}
 	if err := unix.Setns(spec.FdTarget, unix.CLONE_NEWPID); err != nil {
 		return explain("join pid", "join the pid namespace", err)
 	}
 	if err := unix.Unshare(int(s.Clone) &^ unix.CLONE_NEWPID); err != nil {
 		return explain("namespaces", "make the namespaces", err)
 	}
-	return start(s, true)
+	return start(s, t)
 }
 
 // target is the running container that an exec joins.
@@ -100,6 +109,43 @@ func enter(payload []byte) error {
 	p.finish(e, a, t.user, true)
 	p.run()
 	return nil
+}
+
+// mountProc makes a procfs of the target's PID namespace. Newer kernels are told which one (Linux 6.17); older
+// ones show that of the mounting process, which this one is not in, and so the target's own instance is
+// taken: only the mount itself, without what may be mounted over parts of it, and if it is what it should be.
+func (t *target) mountProc(o mount.Options) (int, error) {
+	ns, err := unix.Openat(t.dir, "ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, errNotRunning
+	}
+	defer unix.Close(ns)
+	fd, err := mount.NewProc(ns, o)
+	if err != unix.EINVAL {
+		return fd, err
+	}
+	tree, err := cloneFrom(t.dir, "/proc", false)
+	if err != nil {
+		return -1, err
+	}
+	if !t.ownProc(tree, ns) {
+		unix.Close(tree)
+		return -1, errors.New("the other container has no /proc of its PID namespace, and this kernel (before 6.17) can make none")
+	}
+	return tree, setAttr(tree, o.Set, 0, false)
+}
+
+// ownProc reports whether fd is the root of a procfs of the PID namespace ns.
+func (t *target) ownProc(fd, ns int) bool {
+	magic, err := fs.Type(fd)
+	if err != nil || magic != unix.PROC_SUPER_MAGIC {
+		return false
+	}
+	var root, want, got unix.Stat_t
+	if unix.Fstat(fd, &root) != nil || root.Ino != 1 || unix.Fstat(ns, &want) != nil {
+		return false
+	}
+	return unix.Fstatat(fd, "1/ns/pid", &got, 0) == nil && got.Ino == want.Ino && got.Dev == want.Dev
 }
 
 var errNotRunning = errors.New("the container is not running")

@@ -47,7 +47,7 @@ func Main(args []string) {
 		case spec.ModeInit:
 			var s *spec.Init
 			if s, err = decodeInit(payload); err == nil {
-				err = start(s, false)
+				err = start(s, nil)
 			}
 		case spec.ModeJoin:
 			err = join(payload)
@@ -87,21 +87,22 @@ func readPayload() ([]byte, error) {
 
 // launch is a container being started.
 type launch struct {
-	spec *spec.Init
-	proc fs.Proc // of its PID namespace, private
-	root fs.Root // its root file system, a mount
-	null int     // the host's /dev/null, O_PATH
+	spec   *spec.Init
+	joined *target // whose PID namespace it lives in, or nil
+	proc   fs.Proc // private, for sysctls
+	root   fs.Root // its root file system, a mount
+	null   int     // the host's /dev/null, O_PATH
 	// mounted maps the targets mounted by us to their mounts' descriptors (O_PATH-like, at their roots).
 	mounted map[string]int
-	ptmx    int // the pty's master, or -1
 }
 
-// start is mode init and, with fork, the rest of mode join: the container's process is then a child.
-func start(s *spec.Init, fork bool) error {
+// start is mode init and, with the container whose PID namespace is joined, the rest of mode join: the
+// container's process is then a child.
+func start(s *spec.Init, joined *target) error {
 	if len(s.Exec.Args) == 0 {
 		return errors.New("no command specified")
 	}
-	l := &launch{spec: s, mounted: make(map[string]int), ptmx: -1}
+	l := &launch{spec: s, joined: joined, mounted: make(map[string]int)}
 	if s.User {
 		// The maps are written, but the process may still be nobody in them.
 		if err := becomeRoot(); err != nil {
@@ -116,7 +117,7 @@ func start(s *spec.Init, fork bool) error {
 			return err
 		}
 	}
-	return l.execute(fork)
+	return l.execute(joined != nil)
 }
 
 // becomeRoot makes the caller root of its user namespace: uid 0 there, all groups dropped.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -88,13 +89,45 @@ type container struct {
 	Stdin io.Reader
 
 	pid     int
-	out     bytes.Buffer
+	out     buffer
 	pty     *os.File
 	failure *spec.Failure
 	cmd     *exec.Cmd
 	status  *os.File
 	copied  sync.WaitGroup
 }
+
+// buffer is a bytes.Buffer that is written while it is read.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (c *container) output() string { return c.out.String() }
+
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func ignore(s ...os.Signal)  { signal.Ignore(s...) }
+func restore(s ...os.Signal) { signal.Reset(s...) }
 
 const busybox = "/bin/busybox"
 
@@ -316,4 +349,91 @@ func sh(t *testing.T, script string, change func(*container)) string {
 		t.Errorf("exit code %d", code)
 	}
 	return out
+}
+
+// execed is a process that joined a container.
+type execed struct {
+	out     string
+	code    int
+	failure *spec.Failure
+}
+
+// exec does what the supervisor does for an exec (mode exec) or a container in another's PID namespace (join),
+// and waits for the end.
+func (c *container) exec(e spec.Exec) execed {
+	c.t.Helper()
+	if e.Env == nil {
+		e.Env = c.Init.Exec.Env
+	}
+	if e.Caps == (spec.Caps{}) {
+		e.Caps = c.Init.Exec.Caps
+	}
+	payload, err := json.Marshal(&e)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.enter(spec.ModeExec, payload)
+}
+
+func (c *container) enter(mode string, payload []byte) execed {
+	t := c.t
+	t.Helper()
+	fd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := os.NewFile(uintptr(fd), "pidfd")
+	defer target.Close()
+	x := &container{t: t, Stdin: c.Stdin}
+	x.fork(mode, payload, 0, target)
+	x.cmd.Wait()
+	r := execed{failure: x.failure}
+	if x.pid != x.cmd.Process.Pid {
+		var ws unix.WaitStatus
+		for {
+			if _, err = unix.Wait4(x.pid, &ws, 0, nil); err != unix.EINTR {
+				break
+			}
+		}
+		if err != nil {
+			t.Fatalf("wait for %d: %v", x.pid, err)
+		}
+		if r.code = ws.ExitStatus(); ws.Signaled() {
+			r.code = 128 + int(ws.Signal())
+		}
+	} else if x.failure == nil {
+		t.Fatal("no pid was reported")
+	}
+	x.copied.Wait()
+	r.out = x.out.String()
+	return r
+}
+
+// startTime is field 22 of /proc/pid/stat.
+func startTime(t testing.TB, pid int) uint64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	n, err := strconv.ParseUint(f[22-3], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// sleeper starts a container that does nothing until the test ends.
+func sleeper(t testing.TB, change func(*container)) *container {
+	t.Helper()
+	c := newContainer(t, "sleep", "1000")
+	if change != nil {
+		change(c)
+	}
+	c.start()
+	if c.failure != nil {
+		t.Fatalf("failed to start: %+v", *c.failure)
+	}
+	return c
 }

@@ -48,7 +48,12 @@ func (l *launch) mount(m *spec.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
-	fd, err := mount.New(m.Type, source(m), o)
+	var fd int
+	if m.Type == "proc" && l.joined != nil {
+		fd, err = l.joined.mountProc(o)
+	} else {
+		fd, err = mount.New(m.Type, source(m), o)
+	}
 	if err == unix.EPERM && m.Type == "sysfs" {
 		// In a user namespace that does not own the network namespace: the host's, read-only.
 		if fd, err = mount.Clone(unix.AT_FDCWD, "/sys", true); err == nil {
@@ -165,9 +170,7 @@ func (l *launch) bind(m *spec.Mount, o mount.Options) error {
 	return setAttr(fd, o.Set, o.Clear, false)
 }
 
-// openSource makes a detached copy of what is to be bound. In another container it can only be made from within
-// that container's mount namespace; the main thread goes there and back, for which it needs a root and a
-// working directory that it shares with no other thread (setns(2)).
+// openSource makes a detached copy of what is to be bound.
 func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
 	if m.Of == nil {
 		return mount.Clone(unix.AT_FDCWD, m.Source, recursive)
@@ -177,6 +180,13 @@ func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(dir)
+	return cloneFrom(dir, m.Source, recursive)
+}
+
+// cloneFrom makes a detached copy of the mount at path in the mount namespace of the process whose directory in
+// /proc is dir. That is only allowed from within; the main thread goes there and back, for which it needs a
+// root and a working directory that it shares with no other thread (setns(2)).
+func cloneFrom(dir int, path string, recursive bool) (int, error) {
 	own, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -189,7 +199,7 @@ func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
 		return -1, err
 	}
 	// The other container may have links on the way: resolve below its root, then copy what was found.
-	fd, err := fs.RootAt(unix.AT_FDCWD).Open(m.Source, unix.O_PATH, 0)
+	fd, err := fs.RootAt(unix.AT_FDCWD).Open(path, unix.O_PATH, 0)
 	tree := -1
 	if err == nil {
 		tree, err = mount.Clone(fd, "", recursive)
