@@ -143,6 +143,7 @@ func (a *Attachment) read() (Frame, error) {
 // flow when all readers of the process are back.
 func (a *Attachment) rejoin() error {
 	a.left = 0
+	var with *Client
 	err := a.k.again(a.ctx, func(c *Client) error {
 		socket, _, err := c.Attach(a.ctx, a.id, a.want[Stdout] && !a.completed[Stdout], a.want[Stderr] && !a.completed[Stderr],
 			[]uint64{a.next[Stdout], a.next[Stderr]})
@@ -154,22 +155,25 @@ func (a *Attachment) rejoin() error {
 		a.conn = os.NewFile(uintptr(socket), "attach")
 		a.mu.Unlock()
 		old.Close()
+		with = c
 		return nil
 	})
-	a.k.rejoined(a)
+	a.k.rejoined(a, with)
 	return err
 }
 
-// rejoined counts a reader that came back, or never will.
-func (k *Keeper) rejoined(a *Attachment) {
+// rejoined counts a reader that came back to the supervisor of with, or (nil) never will.
+func (k *Keeper) rejoined(a *Attachment, with *Client) {
 	k.mu.Lock()
-	p := k.procs[a.id]
+	p, c := k.procs[a.id], k.client
 	resume := false
-	if p != nil && len(p.lost) > 0 {
-		delete(p.lost, a)
-		resume = len(p.lost) == 0
+	// If that supervisor has died meanwhile too, this reader is lost once more: it reads what the socket has, and comes again.
+	if p != nil && (with == nil || with == c) {
+		if _, ok := p.lost[a]; ok {
+			delete(p.lost, a)
+			resume = len(p.lost) == 0 && !p.paused
+		}
 	}
-	c := k.client
 	k.mu.Unlock()
 	if resume && c != nil {
 		c.Resume(k.ctx, a.id) // if it dies again, the next one is told when it adopts
@@ -214,5 +218,5 @@ func (a *Attachment) Close() {
 		delete(p.attached, a)
 	}
 	a.k.mu.Unlock()
-	a.k.rejoined(a)
+	a.k.rejoined(a, nil)
 }

@@ -52,6 +52,7 @@ type Keeper struct {
 type kept struct {
 	proc     Process
 	fds      map[string]int
+	paused   bool // launched so, and not resumed by the engine
 	ended    bool // its Exit has been seen: the fds are dropped
 	attached map[*Attachment]struct{}
 	lost     map[*Attachment]struct{} // those that have not come back after the supervisor's death; then the streams are resumed
@@ -234,7 +235,7 @@ func (k *Keeper) connect(ctx context.Context) (<-chan Exit, error) {
 		return nil, err
 	}
 	for id, p := range k.procs {
-		if len(p.lost) == 0 {
+		if len(p.lost) == 0 && !p.paused {
 			if err := c.Resume(ctx, id); errors.Is(err, ErrGone) {
 				return nil, err
 			}
@@ -316,16 +317,17 @@ func (k *Keeper) again(ctx context.Context, do func(*Client) error) error {
 		if err != nil {
 			return err
 		}
-		if err = do(c); !errors.Is(err, ErrGone) {
+		if err = do(c); !errors.Is(err, ErrGone) || ctx.Err() != nil {
 			return err
 		}
 		k.await(ctx, c)
 	}
 }
 
-// await waits until c, whose supervisor has been seen dead, is no longer the current client.
+// await waits until c, whose supervisor seems dead, is no longer the current client; but not long: the
+// supervisor may live, and only the connection be lost.
 func (k *Keeper) await(ctx context.Context, c *Client) {
-	for {
+	for range 20 {
 		k.mu.Lock()
 		same := k.client == c
 		k.mu.Unlock()
@@ -388,7 +390,7 @@ func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused
 		k.procs[l.ID] = p
 	}
 	exit := p.proc.Exit // it may have ended before this goroutine came here
-	p.proc, p.fds = *proc, fds
+	p.proc, p.fds, p.paused = *proc, fds, paused
 	if exit != nil {
 		p.proc.Exit = exit
 	}
@@ -397,6 +399,15 @@ func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused
 
 // Resume lets the output of a paused process flow.
 func (k *Keeper) Resume(ctx context.Context, id string) error {
+	k.mu.Lock()
+	if p := k.procs[id]; p != nil {
+		p.paused = false
+		if len(p.lost) > 0 {
+			k.mu.Unlock()
+			return nil // when its readers are back
+		}
+	}
+	k.mu.Unlock()
 	return k.again(ctx, func(c *Client) error { return c.Resume(ctx, id) })
 }
 

@@ -32,8 +32,11 @@ func (s *Server) listen() error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: s.conf.ExecRoot + "/supervisor.lock", Err: err}
 	}
-	if err := unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errTaken
+	for unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if s.answers() {
+			return errTaken
+		}
+		time.Sleep(time.Millisecond) // one that was killed holds it until its last thread is gone; or it is just starting
 	}
 	s.lock = lock
 	if err := os.Mkdir(s.conf.ExecRoot+"/"+protocol.ExitsName, 0o700); err != nil && !os.IsExist(err) {
@@ -64,6 +67,21 @@ func (s *Server) listen() error {
 	return nil
 }
 
+// answers tells whether a supervisor listens on the socket.
+func (s *Server) answers() bool {
+	dir, err := unix.Open(s.conf.ExecRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + itoa(uint64(dir)) + "/" + protocol.SocketName}) == nil
+}
+
 // errTaken: another supervisor has this exec-root. That is no failure for who wanted one.
 var errTaken = errors.New("another supervisor runs")
 
@@ -78,29 +96,28 @@ func (s *Server) accept() error {
 		return err
 	}
 	for {
-		var fd int
 		var aerr error
 		err := raw.Read(func(l uintptr) bool {
-			s.gate.RLock() // no new fd may appear while an upgrade lists them
+			s.gate.RLock() // no connection may appear while an upgrade lists them
 			defer s.gate.RUnlock()
-			fd, _, aerr = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			return aerr != unix.EAGAIN
+			var fd int
+			if fd, _, aerr = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK); aerr != nil {
+				return aerr != unix.EAGAIN
+			}
+			// The socket's mode says the same; this holds also where somebody changed that.
+			if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil || int(cred.Uid) != os.Geteuid() {
+				unix.Close(fd)
+				return true
+			}
+			s.serve(fd)
+			return true
 		})
 		if err != nil {
 			return err
 		}
-		if aerr != nil {
-			if aerr == unix.EMFILE || aerr == unix.ENFILE {
-				time.Sleep(10 * time.Millisecond) // it stays in the queue
-			}
-			continue
+		if aerr == unix.EMFILE || aerr == unix.ENFILE {
+			time.Sleep(10 * time.Millisecond) // it stays in the queue
 		}
-		// The socket's mode says the same; this holds also where somebody changed that.
-		if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil || int(cred.Uid) != os.Geteuid() {
-			unix.Close(fd)
-			continue
-		}
-		s.serve(fd)
 	}
 }
 
@@ -121,6 +138,8 @@ func (s *Server) serve(fd int) *conn {
 
 func (c *conn) run() {
 	defer func() {
+		c.srv.gate.RLock() // an upgrade must not pass on the number of an fd that is closed meanwhile
+		defer c.srv.gate.RUnlock()
 		c.srv.mu.Lock()
 		delete(c.srv.conns, c)
 		delete(c.srv.watchers, c)

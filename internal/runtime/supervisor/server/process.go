@@ -147,16 +147,9 @@ func (p *process) exit(code int, unknown bool) {
 	}
 	p.pump(true)
 	p.dropMounts()
-	info := p.info
+	p.srv.keepExit(&p.info) // with p locked, so that Forget finds the file; before anybody may rely on it
 	p.mu.Unlock()
-
 	p.srv.tell(&e)
-
-	p.mu.Lock() // so that Forget, which may come at once, finds the file, or prevents it
-	defer p.mu.Unlock()
-	if !p.gone {
-		p.srv.keepExit(&info)
-	}
 }
 
 // exitPath is the file that keeps the exit of process id.
@@ -164,17 +157,16 @@ func (s *Server) exitPath(id string) string {
 	return s.conf.ExecRoot + "/" + protocol.ExitsName + "/" + id + ".json"
 }
 
-// keepExit writes the exit file. The exec-root is a tmpfs and dies with the processes: no sync.
+// keepExit writes the exit file. The exec-root is a tmpfs and dies with the processes: no sync. One that was cut
+// short by a kill is no JSON, and is as good as none.
 func (s *Server) keepExit(info *protocol.Process) {
 	b, err := json.Marshal(info)
+	if err == nil {
+		err = os.WriteFile(s.exitPath(info.ID), b, 0o600)
+	}
 	if err != nil {
-		return
+		s.complain("keep exit", err) // the engine is told, by Watch or by List
 	}
-	path := s.exitPath(info.ID)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
-		return // the engine has been told, or will be by List
-	}
-	os.Rename(path+".tmp", path)
 }
 
 // loadExits brings back the exits that an earlier supervisor kept and nobody has forgotten.

@@ -104,11 +104,11 @@ func Run(conf Config) error {
 		return err
 	}
 	s.loadExits()
-	go reap()
 	if conf.Ready >= 0 {
 		unix.Close(conf.Ready)
 	}
 	s.resumeConns()
+	go reap() // after that: the watchers must be told
 	for range pumpers {
 		go s.poll.run(&s.gate)
 	}

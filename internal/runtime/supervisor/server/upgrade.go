@@ -298,6 +298,8 @@ func (s *Server) restore(fd int) error {
 
 // resumeConns goes on with the connections of the program before, and with the streams.
 func (s *Server) resumeConns() {
+	s.gate.RLock() // the next upgrade may be asked for at once
+	defer s.gate.RUnlock()
 	for _, k := range s.kept {
 		cloexec(k.Fd, true)
 		c := s.serve(k.Fd)
