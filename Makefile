@@ -20,9 +20,8 @@ build:
 
 ## run: builds, starts the engine if none runs, runs hello-world, then a real Debian.
 run: build
-	test/images/make debian
 	$(BIN)/gantry run --rm hello-world
-	$(BIN)/gantry load -i "$$(test/images/make --print debian)"
+	$(BIN)/gantry load -i "$$(test/images/make debian)"
 	$(BIN)/gantry run --rm --network none debian cat /etc/os-release
 
 ## test: installs what the tests need, builds, and runs all of them.

@@ -67,7 +67,7 @@ func run(n int, report string) error {
 	}
 	defer os.RemoveAll(root)
 	ours, theirs := engine.Gantry(filepath.Join(root, "gantry")), engine.Docker(filepath.Join(root, "docker"))
-	images, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), "--print", "busybox").Output()
+	images, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), "busybox").Output()
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func leaks(e *engine.Engine) error {
 }
 
 func imagePath(name string) string {
-	out, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), "--print", name).Output()
+	out, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), name).Output()
 	if err != nil {
 		panic(fmt.Sprintf("path of image %s: %v", name, err))
 	}
