@@ -186,7 +186,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 				}
 				bare, _, _ := strings.Cut(path, "?")
 				for _, p := range described.Validate(r.method, bare, status, []byte(body)) {
-					t.Errorf("%s %s: %s\n%s", r.method, path, p, body)
+					t.Errorf("%s %s: %s\n%.300s", r.method, path, p, body)
 				}
 			}
 		})
