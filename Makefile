@@ -5,7 +5,9 @@ export CGO_ENABLED = 0
 GO      ?= go
 BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X gantry/internal/version.Version=$(VERSION)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+TIME    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X gantry/internal/version.Version=$(VERSION) -X gantry/internal/version.Commit=$(COMMIT) -X gantry/internal/version.Time=$(TIME)
 SMALL   := $(GO) build -trimpath -ldflags '-s -w'
 
 .PHONY: build run test lint vet unit e2e vm bench soak clean

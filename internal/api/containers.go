@@ -159,6 +159,9 @@ func inspect(x *container.Snapshot) *containerInspect {
 			Networks: networks(x),
 		}},
 	}
+	if len(x.Config.OnBuild) > 0 {
+		out.Config.OnBuild = &x.Config.OnBuild
+	}
 	if x.Dir != "" {
 		out.HostnamePath = filepath.Join(x.Dir, "hostname")
 		out.HostsPath = filepath.Join(x.Dir, "hosts")

@@ -53,6 +53,9 @@ func (s *Server) imageList(c *call) error {
 			SharedSize:  -1,
 			Size:        x.Size,
 		}
+		if out[i].Labels == nil {
+			out[i].Labels = map[string]string{}
+		}
 		if x.Config.Created != nil {
 			out[i].Created = x.Config.Created.Unix()
 		}

@@ -9,6 +9,7 @@ import (
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/moby/moby/api/types/system"
 
@@ -45,7 +46,8 @@ type containerInspect struct {
 
 type inspectConfig struct {
 	*types.Config
-	MacAddress string `json:",omitempty"`
+	OnBuild    *[]string `json:",omitempty"` // instead of Config's
+	MacAddress string    `json:",omitempty"`
 }
 
 type hostConfig struct {
@@ -94,6 +96,7 @@ var containerInspectShims = []shim[containerInspect]{
 			x.Config.MacAddress = e.MacAddress.String()
 		}
 	}},
+	{v(52), "Config.OnBuild even where it is empty", func(x *containerInspect) { x.Config.OnBuild = &x.Config.Config.OnBuild }},
 	{v(52), "GraphDriver where Storage is now", func(x *containerInspect) {
 		if x.GraphDriver == nil {
 			x.GraphDriver = &storage.DriverData{Name: driverName, Data: map[string]string{}}
@@ -270,7 +273,7 @@ type imageInspect struct {
 // imageContainer is the container that a build's last step ran in, while there was one.
 type imageContainer struct {
 	Container       string
-	ContainerConfig *types.Config
+	ContainerConfig *inspectConfig
 }
 
 // legacyImageConfig writes an image's fields even where they are empty, which the OCI type does not.
@@ -318,7 +321,9 @@ var imageInspectShims = []shim[imageInspect]{
 		x.Config.(*legacyImageConfig).legacyConfig = &legacyConfig{}
 	}},
 	{v(48), "no Descriptor", func(x *imageInspect) { x.Descriptor = nil }},
-	{v(45), "Container and ContainerConfig", func(x *imageInspect) { x.imageContainer = &imageContainer{ContainerConfig: &types.Config{}} }},
+	{v(45), "Container and ContainerConfig", func(x *imageInspect) {
+		x.imageContainer = &imageContainer{ContainerConfig: &inspectConfig{Config: &types.Config{}, OnBuild: new([]string)}}
+	}},
 	{v(44), "VirtualSize", func(x *imageInspect) { x.VirtualSize = x.Size }},
 	{v(44), "an unknown Created is year 1", func(x *imageInspect) {
 		if x.Created == "" {
@@ -379,8 +384,19 @@ type info struct {
 	ContainerdCommit commit // instead of Info's
 	RuncCommit       commit
 	InitCommit       commit
+	RegistryConfig   *registryConfig // instead of Info's
 	*bridgeInfo
 	*kernelMemoryInfo
+}
+
+type registryConfig struct {
+	*registry.ServiceConfig
+	*nondistributable
+}
+
+// nondistributable are those allowed to be pushed foreign layers to: since Docker 28 all are.
+type nondistributable struct {
+	AllowNondistributableArtifactsCIDRs, AllowNondistributableArtifactsHostnames []string
 }
 
 type commit struct {
@@ -400,6 +416,9 @@ var infoShims = []shim[info]{
 		for _, k := range []*commit{&x.ContainerdCommit, &x.RuncCommit, &x.InitCommit} {
 			k.Expected = &k.ID
 		}
+	}},
+	{v(49), "RegistryConfig.AllowNondistributableArtifacts…", func(x *info) {
+		x.RegistryConfig.nondistributable = &nondistributable{[]string{}, []string{}}
 	}},
 	{v(46), "no Containerd", func(x *info) { x.Containerd = nil }},
 	{v(44), "no status of runtimes", func(x *info) {

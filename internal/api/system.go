@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"net/netip"
 	"os"
 	"runtime"
 	"time"
@@ -103,6 +104,7 @@ func (s *Server) info(c *call) error {
 		Architecture:       h.Arch,
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig: &registry.ServiceConfig{
+			InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
 			IndexConfigs: map[string]*registry.IndexInfo{
 				"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
 			},
@@ -123,6 +125,7 @@ func (s *Server) info(c *call) error {
 		CDISpecDirs:        []string{},
 		Warnings:           h.Warnings,
 	}}
+	x.RegistryConfig = &registryConfig{ServiceConfig: x.Info.RegistryConfig}
 	if h.AppArmor {
 		x.SecurityOptions = append(x.SecurityOptions, "name=apparmor")
 	}

@@ -154,7 +154,7 @@ func defaults(cfg *config.Config, host *cgroup.Host) container.Defaults {
 // deps is what the API stands on.
 func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	h := api.ReadHost()
-	h.Version = version.Version
+	h.Version, h.GitCommit, h.BuildTime = version.Version, version.Commit, version.Time
 	h.ID = engineID(cfg.DataRoot, log)
 	h.DataRoot, h.Debug, h.Labels, h.LoggingDriver, h.InitBinary = cfg.DataRoot, cfg.Debug, cfg.Labels, cfg.LogDriver, "gantry-init"
 	s := e.cgroups.Support()

@@ -74,8 +74,17 @@ func (s *Spec) Validate(method, path string, status int, body []byte) []string {
 		return []string{fmt.Sprintf("%s %s is not described", method, path)}
 	}
 	where := fmt.Sprintf("%s %s %d", method, pattern, status)
+	if status == 204 || status == 304 { // have no body, whatever an old description says
+		if len(body) > 0 {
+			return []string{where + ": has a body"}
+		}
+		return nil
+	}
 	responses, _ := op["responses"].(map[string]any)
 	resp, ok := responses[strconv.Itoa(status)].(map[string]any)
+	if !ok && status == 409 && pattern == "/containers/{id}" { // not described until 1.27; Docker said it before
+		return nil
+	}
 	if !ok {
 		// 501 and 503 say that Gantry, or the host, lacks something: no description foresees that.
 		if status >= 500 && status != 500 {
@@ -200,6 +209,9 @@ func (c *checker) check(where string, schema map[string]any, v any, required boo
 		c.object(where, schema, v)
 	case "array":
 		list, ok := v.([]any)
+		if !ok && strings.HasSuffix(where, ".NetworkSettings.Ports") {
+			return // the mistake of descriptions up to 1.31: Docker always sent an object
+		}
 		if !ok {
 			c.wrong(where, t, v)
 			return
