@@ -46,6 +46,26 @@ func callVersion(t *testing.T, e *engine.Engine, version, method, path, body str
 	return resp.StatusCode, string(b)
 }
 
+// today holds what a Docker of today answers where it differs from the oracle's, a Docker of 2022: bad
+// parameters have become 400, and some words are new. Each was looked up in Docker's sources.
+var today = map[string]struct {
+	status  int
+	message string
+}{
+	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","RestartPolicy":{"Name":"nosuch"}}}`:                       {400, "invalid restart policy: unknown policy 'nosuch'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"},
+	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","RestartPolicy":{"Name":"always","MaximumRetryCount":3}}}`: {400, "invalid restart policy: maximum retry count can only be used with 'on-failure'"},
+	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","Binds":["/a:b"]}}`:                                        {400, `invalid volume specification: '/a:b': invalid mount config for type "bind": invalid mount path: 'b' mount path must be absolute`},
+	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","Binds":["/no-such-dir-a:/a:zz"]}}`:                        {400, "invalid volume specification: '/no-such-dir-a:/a:zz': invalid mode: zz"},
+	`GET /containers/api-x/logs?stdout=1&since=abc `:                                                                                          {400, `invalid value for "since": invalid timestamp "abc": invalid seconds "abc": invalid syntax`},
+	`GET /events?since=abc&until=1 `:             {400, `invalid value for "since": invalid timestamp "abc": invalid seconds "abc": invalid syntax`},
+	`GET /containers/json?filters=notjson `:      {400, "invalid filter"},
+	`GET /events?filters=notjson `:               {400, "invalid filter"},
+	`GET /containers/json?limit=x `:              {400, `strconv.Atoi: parsing "x": invalid syntax`},
+	`GET /images/nosuch/json `:                   {404, "No such image: nosuch:latest"},
+	`POST /images/busybox/tag?repo=Bad&tag=b `:   {400, `"Bad:b" is not a valid repository/tag: invalid reference format: repository name (library/Bad) must be lowercase`},
+	`GET /images/json?filters={"nosuch":["x"]} `: {400, "invalid filter 'nosuch'"},
+}
+
 // TestAPIDifferential sends the same requests to both engines and compares statuses and error messages.
 func TestAPIDifferential(t *testing.T) {
 	docker := oracle(t)
@@ -118,8 +138,8 @@ func TestAPIDifferential(t *testing.T) {
 		gotStatus, gotBody := call(t, gantry, r.method, r.path, r.body)
 		wantStatus, wantBody := call(t, docker, r.method, r.path, r.body)
 		got, want := message(gotBody), message(wantBody)
-		if wantStatus == 500 && gotStatus == 400 {
-			continue // a Docker of 2022 took a malformed request for its own failure; later ones say 400
+		if now, ok := today[r.method+" "+r.path+" "+r.body]; ok {
+			wantStatus, want = now.status, now.message
 		}
 		if gotStatus != wantStatus || gotStatus >= 400 && mask(got) != mask(want) {
 			t.Errorf("%s %s %s\n  gantry: %d %q\n  docker: %d %q", r.method, r.path, r.body, gotStatus, got, wantStatus, want)
@@ -142,7 +162,7 @@ func message(body string) string {
 // TestAnswersAreAsDescribed holds the answers of a container's whole life against moby's published description
 // of several API versions.
 func TestAnswersAreAsDescribed(t *testing.T) {
-	for _, version := range []string{"1.25", "1.41", "1.44", "1.47", "1.51", "1.56"} {
+	for _, version := range []string{"1.40", "1.41", "1.44", "1.47", "1.51", "1.56"} {
 		t.Run(version, func(t *testing.T) {
 			described, err := swagger.Load(version)
 			if err != nil {
@@ -209,6 +229,9 @@ func TestFieldsDifferential(t *testing.T) {
 	// What a Docker of 2022 has and Gantry leaves out, or the other way round, with the reason.
 	known := map[string]string{
 		"GraphDriver.Data": "the overlay is not mounted on the host, and there is no path to tell",
+		"ContainerConfig":  "Docker itself has dropped it: it described the container an image was built in",
+		"RegistryConfig.AllowNondistributableArtifactsCIDRs":     "Docker itself has dropped it",
+		"RegistryConfig.AllowNondistributableArtifactsHostnames": "Docker itself has dropped it",
 	}
 	for _, path := range []string{
 		"/containers/fields/json", "/containers/json?all=1&filters={\"name\":[\"^/fields$\"]}", "/images/busybox/json",

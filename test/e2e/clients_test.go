@@ -38,7 +38,7 @@ func TestCalledAsDocker(t *testing.T) {
 	}
 	cmd = exec.Command(link, "run", "--no-such-flag")
 	cmd.Env = gantry.CLI().Env
-	if r := must(t, cmd); r.Code != 125 || !strings.Contains(r.Err, "See 'docker run --help'") {
+	if r := must(t, cmd); r.Code != 125 || !strings.Contains(r.Err, "Run 'docker run --help'") {
 		t.Fatal(r)
 	}
 }
