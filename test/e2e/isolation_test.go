@@ -27,9 +27,9 @@ func TestADefaultContainerIsClosed(t *testing.T) {
 	for _, try := range []string{
 		"mount -t tmpfs none /tmp", "mount -o remount,rw /sys", "mount --bind /tmp /etc", "umount /proc/kcore",
 		"echo 1 > /proc/sys/kernel/panic", "echo x > /proc/sysrq-trigger", "cat /proc/kcore | head -c 1 | grep -q .",
-		"mknod /tmp/vda b 254 0 && cat /tmp/vda | head -c 1", "chroot /proc/1/root true && ls /proc/1/root/../../var/lib/gantry",
-		"hostname x", "insmod /nosuch.ko 2>&1 | grep -q 'No such file'", "unshare -m true", "nsenter -t 1 -m ls /var/lib",
-		"echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes", "dmesg", "date -s 2000-01-01", "swapoff -a && false", "reboot -f",
+		"mknod /tmp/vda b 254 0 && head -c 1 /tmp/vda", "chroot /proc/1/root true && ls /proc/1/root/../../var/lib/gantry",
+		"hostname x", "unshare -m true", "nsenter -t 1 -m ls /var/lib",
+		"echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes", "dmesg", "swapoff -a && false", "reboot -f",
 	} {
 		if r := cli(t, "run", "--rm", "--network", "none", "busybox", "sh", "-c", try); r.Code == 0 {
 			t.Errorf("%q succeeded: %v", try, r)
