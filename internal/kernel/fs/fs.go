@@ -165,8 +165,13 @@ func chmod(fd int, mode uint32) error {
 	return unix.Fchmod(d, mode)
 }
 
-// CreateFile opens path, making an empty file and the parents of it where missing. The result is O_PATH.
+// CreateFile opens path, making an empty file and the parents of it where missing. The result is O_PATH. Where
+// path is a dangling link (many images have an /etc/resolv.conf like that), its target inside r is made.
 func (r Root) CreateFile(path string, mode uint32) (int, error) {
+	return r.createFile(path, mode, maxLinks)
+}
+
+func (r Root) createFile(path string, mode uint32, links int) (int, error) {
 	fd, err := r.Open(path, unix.O_PATH, 0)
 	if err == nil || !isErrno(err, unix.ENOENT) {
 		return fd, err
@@ -179,6 +184,18 @@ func (r Root) CreateFile(path string, mode uint32) (int, error) {
 	defer unix.Close(parent)
 	// O_EXCL: never through a link that appeared meanwhile.
 	fd, err = unix.Openat(parent, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err == unix.EEXIST && links > 0 {
+		var buf [unix.PathMax]byte
+		n, err := unix.Readlinkat(parent, name, buf[:])
+		if err != nil {
+			return r.createFile(path, mode, links-1) // somebody was faster
+		}
+		target := string(buf[:n])
+		if !strings.HasPrefix(target, "/") {
+			target = dir + "/" + target
+		}
+		return r.createFile(target, mode, links-1)
+	}
 	if err != nil {
 		return -1, wrap("create", path, err)
 	}

@@ -34,6 +34,9 @@ func HostProc() (Proc, error) {
 	return p, nil
 }
 
+// ProcAt takes fd, the root of a procfs, which stays the caller's.
+func ProcAt(fd int) Proc { return Proc{fd} }
+
 // Fd returns the descriptor of the instance's root.
 func (p Proc) Fd() int { return p.fd }
 

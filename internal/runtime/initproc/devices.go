@@ -1,6 +1,9 @@
 package initproc
 
 import (
+	"strings"
+
+	"gantry/internal/kernel/fs"
 	"gantry/internal/kernel/mount"
 	"gantry/internal/runtime/spec"
 
@@ -48,7 +51,7 @@ func (l *launch) makeDevices() error {
 }
 
 func (l *launch) makeDevice(d *spec.Device) error {
-	parent, name, err := l.root.Parent(d.Path, 0o755)
+	parent, name, err := l.parent(d.Path)
 	if err != nil {
 		return err
 	}
@@ -80,6 +83,16 @@ func (l *launch) makeDevice(d *spec.Device) error {
 		err = unix.Fchownat(parent, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
 	}
 	return err
+}
+
+// parent opens the directory that holds path.
+func (l *launch) parent(path string) (int, string, error) {
+	dir, name := fs.Split(path)
+	if dir = strings.TrimSuffix(dir, "/"); l.fresh[dir] {
+		fd, err := unix.FcntlInt(uintptr(l.mounted[dir]), unix.F_DUPFD_CLOEXEC, 0)
+		return fd, name, err
+	}
+	return l.root.Parent(path, 0o755)
 }
 
 // bindDevice puts the host's node there, where mknod(2) is not allowed.

@@ -94,6 +94,11 @@ type launch struct {
 	null   int     // the host's /dev/null, O_PATH
 	// mounted maps the targets mounted by us to their mounts' descriptors (O_PATH-like, at their roots).
 	mounted map[string]int
+	// fresh are those of them that are a tmpfs made here, in which everything was made by init.
+	fresh map[string]bool
+
+	ownProc         bool // what is mounted on /proc was made here, for this PID namespace
+	probed, setattr bool // see mountSetattr
 }
 
 // start is mode init and, with the container whose PID namespace is joined, the rest of mode join: the
@@ -102,7 +107,7 @@ func start(s *spec.Init, joined *target) error {
 	if len(s.Exec.Args) == 0 {
 		return errors.New("no command specified")
 	}
-	l := &launch{spec: s, joined: joined, mounted: make(map[string]int)}
+	l := &launch{spec: s, joined: joined, mounted: make(map[string]int), fresh: make(map[string]bool)}
 	if s.User {
 		// The maps are written, but the process may still be nobody in them.
 		if err := becomeRoot(); err != nil {
@@ -110,8 +115,8 @@ func start(s *spec.Init, joined *target) error {
 		}
 	}
 	for _, f := range []func() error{
-		l.joinNamespaces, l.openProc, l.setNames, l.mountRoot, l.mountAll, l.makeDevices, l.openConsole, l.hide,
-		l.setSysctls, l.setLimits, l.finishRoot,
+		l.joinNamespaces, l.openNull, l.setNames, l.mountRoot, l.mountAll, l.makeDevices, l.openConsole,
+		l.setSysctls, l.hide, l.setLimits, l.finishRoot,
 	} {
 		if err := f(); err != nil {
 			return err
@@ -246,12 +251,7 @@ func startTime(stat []byte) (uint64, bool) {
 	return 0, false
 }
 
-func (l *launch) openProc() error {
-	p, err := fs.NewProc()
-	if err != nil {
-		return failed("proc", err)
-	}
-	l.proc = p
+func (l *launch) openNull() (err error) {
 	if l.null, err = unix.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
 		return explain("open /dev/null", "open the host's /dev/null", err)
 	}
@@ -305,8 +305,23 @@ func (l *launch) setNames() error {
 	return nil
 }
 
-// setSysctls writes through the private procfs: /proc in the root could be anything (CVE-2025-52881).
+// setSysctls does not write below a path, for /proc in the root could be anything (CVE-2025-52881). It writes
+// through the descriptor of the procfs that was just made for the container, and never across a mount point; or
+// else through an instance that nobody else sees. What sysctls act on are the namespaces of this thread.
 func (l *launch) setSysctls() error {
+	if len(l.spec.Sysctls) == 0 {
+		return nil
+	}
+	proc := fs.ProcAt(-1)
+	if fd, ok := l.mounted["/proc"]; ok && l.ownProc {
+		proc = fs.ProcAt(fd)
+	} else {
+		var err error
+		if proc, err = fs.NewProc(); err != nil {
+			return failed("proc", err)
+		}
+		defer proc.Close()
+	}
 	for k, v := range l.spec.Sysctls {
 		path := []byte("sys/" + k)
 		for i, c := range path {
@@ -315,7 +330,7 @@ func (l *launch) setSysctls() error {
 				path[i] = '/'
 			}
 		}
-		if err := l.proc.Write(string(path), v); err != nil {
+		if err := proc.Write(string(path), v); err != nil {
 			return explain("sysctl", "set sysctl "+k, err)
 		}
 	}

@@ -139,7 +139,7 @@ func newContainer(t testing.TB, args ...string) *container {
 		t.Fatal("the tests need busybox-static: ", err)
 	}
 	dir := t.TempDir()
-	for _, d := range []string{"lower/bin", "lower/etc", "lower/tmp", "lower/root", "upper", "work", "root"} {
+	for _, d := range []string{"lower/bin", "lower/etc", "lower/tmp", "lower/root", "lower/proc", "lower/sys", "lower/dev", "upper", "work", "root"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,10 @@ func (l *launch) mount(m *spec.Mount) error {
 			return explain("mount "+m.Target, "copy the content of "+m.Target, err)
 		}
 	}
-	return l.attach(m.Target, fd, target, o)
+	err = l.attach(m.Target, fd, target, o)
+	l.ownProc = l.ownProc || m.Type == "proc" && m.Target == "/proc" && l.joined == nil
+	l.fresh[m.Target] = err == nil && m.Type == "tmpfs" && !o.CopyUp
+	return err
 }
 
 func source(m *spec.Mount) string {
@@ -79,8 +82,28 @@ func source(m *spec.Mount) string {
 	return m.Type
 }
 
-// target opens the directory or file to mount on.
+// target opens the directory or file to mount on. What lies on procfs is refused here too, for links may lead
+// there: guardProc knows only names.
 func (l *launch) target(m *spec.Mount, dir bool) (int, error) {
+	fd, err := l.openTarget(m, dir)
+	if err != nil {
+		return -1, err
+	}
+	if t, err := fs.Type(fd); err != nil || t == unix.PROC_SUPER_MAGIC && !isOverProc(m.Target) {
+		unix.Close(fd)
+		return -1, insideProc(m)
+	}
+	return fd, nil
+}
+
+func (l *launch) openTarget(m *spec.Mount, dir bool) (int, error) {
+	// Below a file system that was made by init and that nobody else has seen yet, there are no links.
+	if parent, name := fs.Split(m.Target); dir && l.fresh[strings.TrimSuffix(parent, "/")] {
+		at := l.mounted[strings.TrimSuffix(parent, "/")]
+		if err := unix.Mkdirat(at, name, 0o755); err == nil || err == unix.EEXIST {
+			return unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		}
+	}
 	switch m.Type {
 	case "proc", "sysfs":
 		// An image whose /proc is a link elsewhere would have it mounted where it is not masked.
@@ -112,6 +135,8 @@ func (l *launch) attach(path string, fd, target int, o mount.Options) error {
 			return err
 		}
 	}
+	delete(l.fresh, path)
+	l.ownProc = l.ownProc && path != "/proc"
 	if old, ok := l.mounted[path]; ok {
 		unix.Close(old)
 	}
@@ -146,7 +171,7 @@ func (l *launch) bind(m *spec.Mount, o mount.Options) error {
 	if o.Propagation == 0 {
 		o.Propagation, o.PropRec = unix.MS_PRIVATE, true
 	}
-	if mountSetattr() {
+	if l.mountSetattr() {
 		if o.RecSet != 0 {
 			if err := mount.SetAttr(fd, o.RecSet, 0, 0, true); err != nil {
 				return err
@@ -238,12 +263,23 @@ func guardProc(m *spec.Mount) error {
 	if !strings.HasPrefix(m.Target, "/proc/") {
 		return nil
 	}
+	if isOverProc(m.Target) {
+		return nil
+	}
+	return insideProc(m)
+}
+
+func isOverProc(path string) bool {
 	for _, p := range overProc {
-		if m.Target == p {
-			return nil
+		if path == p {
+			return true
 		}
 	}
-	return errors.New(strconv.Quote(m.Target) + " cannot be mounted because it is inside /proc")
+	return false
+}
+
+func insideProc(m *spec.Mount) error {
+	return errors.New("\"" + m.Target + "\" cannot be mounted because it is inside /proc")
 }
 
 // hide applies the masked and the read-only paths.
@@ -320,7 +356,7 @@ func (l *launch) readOnly(path string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if mountSetattr() {
+	if l.mountSetattr() {
 		if err := mount.SetAttr(fd, unix.MOUNT_ATTR_RDONLY, 0, 0, true); err != nil {
 			return err
 		}
@@ -370,8 +406,12 @@ func (l *launch) mask(path string, empty int) (int, error) {
 }
 
 // mountSetattr reports whether the kernel has mount_setattr(2) (Linux 5.12).
-func mountSetattr() bool {
-	return mount.SetAttr(-1, 0, 0, 0, false) != unix.ENOSYS
+func (l *launch) mountSetattr() bool {
+	if !l.probed {
+		l.setattr = mount.SetAttr(-1, 0, 0, 0, false) != unix.ENOSYS
+		l.probed = true
+	}
+	return l.setattr
 }
 
 // setAttr sets flags of the mount whose root fd is, on old kernels too (there never recursively).
