@@ -33,7 +33,9 @@ type Deps struct {
 	// Pull makes a reference present that is not, reporting as it goes; nil where only what is
 	// present can be had. errs.NotImplemented if it can't be had by pulling.
 	Pull func(ctx context.Context, ref string, progress func(id, status string)) error
-	Log  *slog.Logger // nil: slog.Default
+	// Supervisor tells which process holds the containers, and the digest of its program. May be nil.
+	Supervisor func(ctx context.Context) (pid int, build string, err error)
+	Log        *slog.Logger // nil: slog.Default
 }
 
 // Server is the API on any number of listeners.

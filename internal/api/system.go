@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/registry"
@@ -33,7 +34,7 @@ func (s *Server) ping(c *call) error {
 
 func (s *Server) showVersion(c *call) error {
 	h := &s.deps.Host
-	return c.reply(200, system.VersionResponse{
+	v := system.VersionResponse{
 		Platform:      system.PlatformInfo{Name: "Gantry"},
 		Version:       h.Version,
 		APIVersion:    maxVersion.String(),
@@ -59,7 +60,17 @@ func (s *Server) showVersion(c *call) error {
 				"Os":            runtime.GOOS,
 			},
 		}},
-	})
+	}
+	if s.deps.Supervisor != nil {
+		pid, build, err := s.deps.Supervisor(c.r.Context())
+		if err != nil {
+			return err
+		}
+		v.Components = append(v.Components, system.ComponentVersion{
+			Name: "supervisor", Version: h.Version, Details: map[string]string{"Pid": strconv.Itoa(pid), "Build": build},
+		})
+	}
+	return c.reply(200, v)
 }
 
 // runtimeName is what Runtimes calls our launcher: tools ask for "runc" by name and take its absence for

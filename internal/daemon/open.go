@@ -39,6 +39,7 @@ type engine struct {
 	events     *events.Bus
 	images     *image.Service
 	containers *container.Service
+	keeper     *supervisor.Keeper
 	closers    []func() error // in the order of opening
 }
 
@@ -75,6 +76,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	if err != nil {
 		return e, err
 	}
+	e.keeper = keeper
 	e.closing(func() error { keeper.Close(); return nil })
 	builder, err := runtime.NewBuilder()
 	if err != nil {
@@ -164,7 +166,16 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Host: h, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Host: h, Supervisor: e.supervisor, Log: log}
+}
+
+// supervisor tells which supervisor serves.
+func (e *engine) supervisor(ctx context.Context) (int, string, error) {
+	h, err := e.keeper.Hello(ctx)
+	if err != nil {
+		return 0, "", err
+	}
+	return h.Pid, h.Build, nil
 }
 
 // engineID returns the ID of the engine that works on dataRoot, made when it is first asked for.

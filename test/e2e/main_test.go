@@ -148,6 +148,12 @@ func ownEngine(t *testing.T, images ...string) *engine.Engine {
 	if err := boot(e, images...); err != nil {
 		t.Fatal(err)
 	}
+	cleanUp(t, e)
+	return e
+}
+
+// cleanUp checks at the end of the test that e, brought back if need be, leaves nothing on the host.
+func cleanUp(t *testing.T, e *engine.Engine) {
 	t.Cleanup(func() {
 		if err := e.Ping(); err != nil {
 			if err := e.Start(); err != nil {
@@ -162,7 +168,6 @@ func ownEngine(t *testing.T, images ...string) *engine.Engine {
 			t.Error(err)
 		}
 	})
-	return e
 }
 
 var (

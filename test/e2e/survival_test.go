@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"gantry/internal/container"
 	"gantry/test/engine"
 )
 
@@ -126,8 +126,7 @@ func consecutive(t *testing.T, text, word string) int {
 }
 
 func TestKillTheDaemonAtEveryStep(t *testing.T) {
-	points := failpoints(t)
-	for _, point := range points {
+	for _, point := range container.Failpoints() {
 		t.Run(point, func(t *testing.T) {
 			e := ownEngine(t, "busybox")
 			okOn(t, e, "run", "-d", "--name", "other", "--network", "none", "busybox", "sleep", "1000")
@@ -169,17 +168,6 @@ func TestKillTheDaemonAtEveryStep(t *testing.T) {
 	}
 }
 
-// failpoints asks the engine for the names of its recorded steps.
-func failpoints(t *testing.T) []string {
-	t.Helper()
-	r := must(t, exec.Command(filepath.Join(engine.Repo(), "bin", "gantry"), "daemon", "--list-failpoints"))
-	points := strings.Fields(r.Out)
-	if r.Code != 0 || len(points) < 5 {
-		t.Fatalf("%v", r)
-	}
-	return points
-}
-
 // writer writes numbered lines in bursts, so that a kill finds some on their way, until told to stop.
 const writer = `i=0; while [ ! -e /stop ]; do for burst in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo l $i; i=$((i+1)); done; sleep 0.1; done; exit 21`
 
@@ -188,22 +176,7 @@ const writer = `i=0; while [ ! -e /stop ]; do for burst in 1 2 3 4 5 6 7 8 9 10 
 func TestKillTheSupervisor(t *testing.T) {
 	const n = 50
 	e := ownEngine(t, "busybox")
-	var names []string
-	for i := range n {
-		names = append(names, fmt.Sprint("c", i))
-	}
-	// Half of them with a terminal, half without.
-	each(names, func(i int, name string) {
-		args := []string{"run", "-d", "--name", name, "--network", "none"}
-		if i%2 == 1 {
-			args = append(args, "-t")
-		}
-		okOn(t, e, append(args, "busybox", "sh", "-c", writer)...)
-	})
-	pids := map[string]string{}
-	for _, name := range names {
-		pids[name] = okOn(t, e, "inspect", "-f", "{{.State.Pid}}", name)
-	}
+	names, pids := writers(t, e, n)
 	var attached []*terminal
 	for _, name := range names[:4] {
 		cmd := e.CLI("attach", "--no-stdin", "--sig-proxy=false", name)
@@ -237,11 +210,47 @@ func TestKillTheSupervisor(t *testing.T) {
 	finish(t, e, names, pids)
 }
 
-// TestUpgradeTheSupervisor restarts the supervisor's program in place under load.
+// TestUpgradeTheSupervisor starts a newer engine over an older one's containers, under load: the supervisor
+// becomes the newer program in place. The two builds differ by their debug information.
 func TestUpgradeTheSupervisor(t *testing.T) {
 	const n = 50
-	e := ownEngine(t, "busybox")
-	var names []string
+	var builds [2]string
+	for i, ldflags := range []string{"-s", "-s -w -X main.build=next"} {
+		builds[i] = t.TempDir()
+		cmd := exec.Command("go", "build", "-ldflags", ldflags, "-o", builds[i]+"/", "./cmd/gantry", "./cmd/engine", "./cmd/supervisor", "./cmd/init")
+		cmd.Dir = engine.Repo()
+		if r := must(t, cmd); r.Code != 0 {
+			t.Fatal(r)
+		}
+	}
+	e := engine.Gantry(filepath.Join(scratch, "own", "upgrade"))
+	e.Program = filepath.Join(builds[0], "gantry")
+	if err := boot(e, "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, e)
+	names, pids := writers(t, e, n)
+	before := supervisorPid(t, e)
+	for i := range 4 {
+		e.Kill()
+		e.Program = filepath.Join(builds[(i+1)%2], "gantry")
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", before))
+		if err != nil || !strings.Contains(link, "memfd:") {
+			t.Errorf("the supervisor runs from %q (%v), not from a memfd", link, err)
+		}
+	}
+	if after := supervisorPid(t, e); after != before {
+		t.Errorf("the supervisor is process %d, was %d: an upgrade keeps the process", after, before)
+	}
+	finish(t, e, names, pids)
+}
+
+// writers starts n containers that write numbered lines, every second one on a terminal.
+func writers(t *testing.T, e *engine.Engine, n int) (names []string, pids map[string]string) {
+	t.Helper()
 	for i := range n {
 		names = append(names, fmt.Sprint("c", i))
 	}
@@ -252,25 +261,11 @@ func TestUpgradeTheSupervisor(t *testing.T) {
 		}
 		okOn(t, e, append(args, "busybox", "sh", "-c", writer)...)
 	})
-	pids := map[string]string{}
+	pids = map[string]string{}
 	for _, name := range names {
 		pids[name] = okOn(t, e, "inspect", "-f", "{{.State.Pid}}", name)
 	}
-	before := supervisorPid(t, e)
-	for range 3 {
-		resp, err := e.Client().Post("http://engine/gantry/supervisor/upgrade", "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusNoContent {
-			t.Fatalf("upgrade: %s", resp.Status)
-		}
-	}
-	if after := supervisorPid(t, e); after != before {
-		t.Errorf("the supervisor is process %d, was %d: an upgrade keeps the process", after, before)
-	}
-	finish(t, e, names, pids)
+	return names, pids
 }
 
 // finish lets the containers end by themselves, and checks exit codes and logs.

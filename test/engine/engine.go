@@ -23,6 +23,8 @@ type Engine struct {
 	Root   string
 	Socket string
 	Log    string // what the engine printed
+	// Program is the gantry to start and whose command line to use; it may be changed between two starts.
+	Program string
 
 	args []string
 	cmd  *exec.Cmd
@@ -54,7 +56,8 @@ func CgroupParent(root string) string {
 // Gantry returns an engine that is not started yet, with everything of it below root.
 func Gantry(root string, flags ...string) *Engine {
 	e := &Engine{Name: "gantry", Root: root, Socket: filepath.Join(root, "gantry.sock"), Log: filepath.Join(root, "daemon.log")}
-	e.args = append([]string{filepath.Join(Repo(), "bin", "gantry"), "daemon",
+	e.Program = filepath.Join(Repo(), "bin", "gantry")
+	e.args = append([]string{"daemon",
 		"--data-root", filepath.Join(root, "data"), "--exec-root", filepath.Join(root, "exec"),
 		"--pidfile", filepath.Join(root, "pid"), "--host", "unix://" + e.Socket,
 		"--cgroup-parent", CgroupParent(root)}, flags...)
@@ -65,7 +68,8 @@ func Gantry(root string, flags ...string) *Engine {
 // but loopback, and a mount namespace that dies with it.
 func Docker(root string, flags ...string) *Engine {
 	e := &Engine{Name: "docker", Root: root, Socket: filepath.Join(root, "docker.sock"), Log: filepath.Join(root, "dockerd.log")}
-	e.args = append([]string{"unshare", "--net", "--mount", "sh", "-c", `ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; exec "$0" "$@"`,
+	e.Program = "unshare"
+	e.args = append([]string{"--net", "--mount", "sh", "-c", `ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; exec "$0" "$@"`,
 		"dockerd", "--data-root", filepath.Join(root, "data"), "--exec-root", filepath.Join(root, "exec"),
 		"--pidfile", filepath.Join(root, "pid"), "--host", "unix://" + e.Socket, "--storage-driver", "overlay2",
 		"--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"}, flags...)
@@ -82,7 +86,7 @@ func (e *Engine) Start(env ...string) error {
 		return err
 	}
 	defer log.Close()
-	e.cmd = exec.Command(e.args[0], e.args[1:]...)
+	e.cmd = exec.Command(e.Program, e.args...)
 	e.cmd.Env = append(os.Environ(), env...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -181,7 +185,7 @@ func (r Result) String() string {
 
 // CLI returns a command of Gantry's own command line, pointed at the engine.
 func (e *Engine) CLI(args ...string) *exec.Cmd {
-	return e.command(filepath.Join(Repo(), "bin", "gantry"), args...)
+	return e.command(e.Program, args...)
 }
 
 // StockCLI returns a command of the docker command line from Debian's packages, pointed at the engine.

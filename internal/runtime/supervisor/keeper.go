@@ -288,6 +288,12 @@ func (k *Keeper) ended(e Exit) {
 	}
 }
 
+// Hello asks which supervisor serves now.
+func (k *Keeper) Hello(ctx context.Context) (h *Hello, err error) {
+	err = k.again(ctx, func(c *Client) error { h, err = c.Hello(ctx); return err })
+	return h, err
+}
+
 // use returns the supervisor's client, waiting for one while the supervisor is being brought back.
 func (k *Keeper) use(ctx context.Context) (*Client, error) {
 	for {
