@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -228,7 +227,7 @@ func (c *call) stopping() (signal string, t *int, err error) {
 func (s *Server) containerKill(c *call) error {
 	err := s.deps.Containers.Kill(c.r.Context(), c.name, c.str("signal"))
 	if errs.NotFound.Is(err) {
-		return fmt.Errorf("Cannot kill container: %s: %w", c.name, err) //nolint:staticcheck // Docker's words
+		return errs.NotFound.Errorf("Cannot kill container: %s: %w", c.name, err)
 	}
 	if err != nil {
 		return err
