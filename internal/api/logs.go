@@ -1,9 +1,11 @@
 package api
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,7 +77,7 @@ func writeLog(lines container.LogReader, out *flusher, format logFormat) {
 	var buf []byte
 	for {
 		l, err := lines.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) { // closed: the client is gone, or the engine ends
 			return
 		}
 		if err != nil {
