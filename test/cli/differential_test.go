@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"gantry/test/engine"
@@ -67,7 +68,32 @@ d() {
 }
 `
 
-func TestAgainstDocker(t *testing.T) {
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if err := shared.end(); err != nil {
+		fmt.Println(err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// bench is what all tests here share: the engine, and the folders that hold a `docker` to put into the path.
+type bench struct {
+	once        sync.Once
+	err         error
+	root        string
+	oracle      *engine.Engine
+	ours, stock string // stock is "" if there is no docker command line of the model's version
+}
+
+var shared bench
+
+func setUp(t *testing.T) *bench {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a dockerd")
+	}
 	if os.Geteuid() != 0 {
 		need(t, "a real dockerd needs root")
 	}
@@ -76,37 +102,59 @@ func TestAgainstDocker(t *testing.T) {
 			need(t, err.Error())
 		}
 	}
-	root, err := os.MkdirTemp("/var/tmp", "gantry-cli-") // short: a socket's path has at most 107 bytes
-	if err != nil {
-		t.Fatal(err)
+	shared.once.Do(func() { shared.err = shared.begin() })
+	if shared.err != nil {
+		t.Fatal(shared.err)
 	}
-	t.Cleanup(func() { os.RemoveAll(root) })
-	front := filepath.Join(root, "ours", "docker")
-	if out, err := exec.Command("go", "build", "-o", front, "gantry/cmd/gantry").CombinedOutput(); err != nil {
-		t.Fatalf("build the front: %v\n%s", err, out)
+	return &shared
+}
+
+func (b *bench) begin() (err error) {
+	if b.root, err = os.MkdirTemp("/var/tmp", "gantry-cli-"); err != nil { // short: a socket's path has at most 107 bytes
+		return err
 	}
-	stock := dockerCLI()
-	if stock != "" {
-		if err := os.MkdirAll(filepath.Join(root, "stock"), 0o755); err != nil {
-			t.Fatal(err)
+	b.ours = filepath.Join(b.root, "ours")
+	build := exec.Command("go", "build", "-o", filepath.Join(b.ours, "docker"), "gantry/cmd/gantry")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the front: %w\n%s", err, out)
+	}
+	if cli := dockerCLI(); cli != "" {
+		b.stock = filepath.Join(b.root, "stock")
+		if err := os.MkdirAll(b.stock, 0o755); err != nil {
+			return err
 		}
-		if err := os.Symlink(stock, filepath.Join(root, "stock", "docker")); err != nil {
-			t.Fatal(err)
+		if err := os.Symlink(cli, filepath.Join(b.stock, "docker")); err != nil {
+			return err
 		}
-	} else if *update {
+	}
+	b.oracle = engine.Docker(filepath.Join(b.root, "e"))
+	if err := b.oracle.Start(); err != nil {
+		return err
+	}
+	return importBusybox(b.oracle)
+}
+
+func (b *bench) end() error {
+	var err error
+	if b.oracle != nil {
+		ids := strings.Fields(engine.Run(b.oracle.StockCLI("ps", "-aq")).Out)
+		if len(ids) > 0 {
+			engine.Run(b.oracle.StockCLI(append([]string{"rm", "-f"}, ids...)...))
+		}
+		err = b.oracle.Stop()
+	}
+	if b.root != "" {
+		os.RemoveAll(b.root)
+	}
+	return err
+}
+
+func TestAgainstDocker(t *testing.T) {
+	b := setUp(t)
+	if *update && b.stock == "" {
 		t.Fatal("-update needs a docker command line " + goldenVersion + "x: name it in DOCKER_CLI")
 	}
-	oracle := engine.Docker(filepath.Join(root, "e"))
-	if err := oracle.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := oracle.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	importBusybox(t, oracle)
-
 	scripts, err := filepath.Glob("testdata/*.sh")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
@@ -116,8 +164,8 @@ func TestAgainstDocker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			golden := filepath.Join("testdata", name+".golden")
 			want, err := os.ReadFile(golden)
-			if stock != "" {
-				got := runScript(t, oracle, s, filepath.Join(root, "stock"))
+			if b.stock != "" {
+				got := runScript(t, b.oracle, s, b.stock)
 				if *update {
 					if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 						t.Fatal(err)
@@ -130,7 +178,7 @@ func TestAgainstDocker(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := runScript(t, oracle, s, filepath.Join(root, "ours"))
+			got := runScript(t, b.oracle, s, b.ours)
 			if d := diff(string(want), got); d != "" {
 				t.Errorf("docker (-) and gantry (+) differ:\n%s", d)
 			}
@@ -200,26 +248,25 @@ func diff(want, got string) string {
 }
 
 // importBusybox gives the engine an image of the host's static busybox.
-func importBusybox(t *testing.T, e *engine.Engine) {
-	t.Helper()
+func importBusybox(e *engine.Engine) error {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	program, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	applets, err := exec.Command(path, "--list").Output()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	file := func(h tar.Header, content string) {
 		h.Size = int64(len(content))
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
+		if e := w.WriteHeader(&h); e != nil {
+			err = e
 		}
 		io.WriteString(w, content)
 	}
@@ -234,18 +281,22 @@ func importBusybox(t *testing.T, e *engine.Engine) {
 	}
 	file(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, "root:x:0:0:root:/root:/bin/sh\n")
 	file(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, "root:x:0:\n")
+	if err != nil {
+		return err
+	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	q := url.Values{"fromSrc": {"-"}, "repo": {"busybox"}, "tag": {"latest"}, "changes": {`CMD ["sh"]`, "ENV PATH=/bin"}}
 	c := e.Client()
 	defer c.CloseIdleConnections()
 	resp, err := c.Post("http://engine/images/create?"+q.Encode(), "application/x-tar", &b)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer resp.Body.Close()
 	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
-		t.Fatal(fmt.Errorf("import busybox: %s: %s", resp.Status, text))
+		return fmt.Errorf("import busybox: %s: %s", resp.Status, text)
 	}
+	return nil
 }
