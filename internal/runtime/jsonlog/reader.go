@@ -68,32 +68,18 @@ func NewReader(path string, o Options) (*Reader, error) {
 
 // open opens all files, and finds where the tail begins.
 func (r *Reader) open() error {
-	// From the newest on: if the log is rotated meanwhile, a file is met twice, but none is missed.
 	var list []*os.File
-	seen := make(map[uint64]bool)
-	for i := range maxFiles {
-		f, err := os.Open(name(r.path, i))
-		if errors.Is(err, os.ErrNotExist) {
-			if i == 0 {
-				continue // just being rotated
-			}
-			break
-		}
-		if err != nil {
-			closeFiles(list)
-			return err
-		}
-		st, err := f.Stat()
-		if err != nil || !st.Mode().IsRegular() || seen[inode(st)] {
-			f.Close()
-			continue
-		}
-		seen[inode(st)] = true
+	err := r.each(func(f *os.File, st os.FileInfo) bool {
 		if len(list) > 0 && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since) {
 			f.Close() // all in it, and in those before it, is older
-			break
+			return false
 		}
 		list = append(list, f)
+		return true
+	})
+	if err != nil {
+		closeFiles(list)
+		return err
 	}
 	if n := r.o.Tail; n >= 0 {
 		for i, f := range list {
@@ -117,6 +103,33 @@ func (r *Reader) open() error {
 		r.files = append(r.files, list[i])
 	}
 	r.current()
+	return nil
+}
+
+// each opens the log's files, from the newest on, until do says false; do owns the file. A rotation that happens meanwhile moves
+// files only to where each comes later: one may be met twice (it is left out then), or leave a gap, but none is missed.
+func (r *Reader) each(do func(*os.File, os.FileInfo) bool) error {
+	seen := make(map[uint64]bool)
+	for i, gap := 0, 0; i < maxFiles && gap < 3; i++ {
+		f, err := os.Open(name(r.path, i))
+		if errors.Is(err, os.ErrNotExist) {
+			gap++
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		gap = 0
+		st, err := f.Stat()
+		if err != nil || !st.Mode().IsRegular() || seen[inode(st)] {
+			f.Close()
+			continue
+		}
+		seen[inode(st)] = true
+		if !do(f, st) {
+			return nil
+		}
+	}
 	return nil
 }
 
@@ -221,15 +234,18 @@ func (r *Reader) line() ([]byte, error) {
 			r.advance()
 			continue
 		}
-		if !r.o.Follow || r.over {
+		if !r.o.Follow {
 			return r.rest()
 		}
-		moved, err := r.moved()
+		moved, err := r.moved() // if so, what the current one still got is read first
 		if err != nil {
 			return nil, err
 		}
 		if moved {
 			continue
+		}
+		if r.over {
+			return r.rest()
 		}
 		if err := r.wait(); err != nil {
 			return nil, err
@@ -280,47 +296,36 @@ func (r *Reader) advance() {
 // The writer rotates between two writes: once there is a newer file, the current one is whole.
 func (r *Reader) moved() (bool, error) {
 	var newer []*os.File
-	for i := range maxFiles {
-		f, err := os.Open(name(r.path, i))
-		if err != nil {
-			if i == 0 && errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			break
-		}
-		st, err := f.Stat()
-		if err != nil {
-			f.Close()
-			break
-		}
+	found, emptied := false, false
+	var err error
+	e := r.each(func(f *os.File, st os.FileInfo) bool {
 		if r.ino != 0 && inode(st) == r.ino {
 			f.Close()
-			if i == 0 {
-				return r.truncated(st)
+			if found = true; len(newer) == 0 {
+				emptied, err = r.truncated(st)
 			}
-			break
+			return false
 		}
 		newer = append(newer, f)
-		if r.ino == 0 {
-			break // there was none at all: begin with the newest
-		}
+		return r.ino != 0 // there was none at all: begin with the newest
+	})
+	if e != nil || err != nil {
+		closeFiles(newer)
+		return false, errors.Join(e, err)
 	}
-	// If the current one was not met, it has been rotated out, and all that are left are newer.
+	if emptied {
+		return true, nil
+	}
+	if r.ino != 0 && !found {
+		var st unix.Stat_t
+		if unix.Fstat(int(r.files[0].Fd()), &st) == nil && st.Nlink > 0 {
+			closeFiles(newer)
+			return false, nil // it is there, but a rotation under way hid it: its end is an event, too
+		}
+		// It has been rotated out, and all that are left are newer.
+	}
 	if len(newer) == 0 {
 		return false, nil
-	}
-	if len(r.files) > 0 {
-		// What was written between the last read and the rotation.
-		for {
-			n, err := r.read()
-			if err != nil {
-				closeFiles(newer)
-				return false, err
-			}
-			if n == 0 {
-				break
-			}
-		}
 	}
 	for i := len(newer) - 1; i >= 0; i-- {
 		r.files = append(r.files, newer[i])
