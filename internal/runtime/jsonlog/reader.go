@@ -68,17 +68,11 @@ func NewReader(path string, o Options) (*Reader, error) {
 
 // open opens all files, and finds where the tail begins.
 func (r *Reader) open() error {
-	var list []*os.File
-	err := r.each(func(f *os.File, st os.FileInfo) bool {
-		if len(list) > 0 && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since) {
-			f.Close() // all in it, and in those before it, is older
-			return false
-		}
-		list = append(list, f)
-		return true
+	list, err := r.scan(func(st os.FileInfo, newer int) bool {
+		// All in a file, and in those before it, is older than its last change.
+		return newer > 0 && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since)
 	})
 	if err != nil {
-		closeFiles(list)
 		return err
 	}
 	if n := r.o.Tail; n >= 0 {
@@ -106,31 +100,51 @@ func (r *Reader) open() error {
 	return nil
 }
 
-// each opens the log's files, from the newest on, until do says false; do owns the file. A rotation that happens meanwhile moves
-// files only to where each comes later: one may be met twice (it is left out then), or leave a gap, but none is missed.
-func (r *Reader) each(do func(*os.File, os.FileInfo) bool) error {
+// scan opens the log's files, from the newest on, as far as that of which stop is true (newer are those met before it).
+//
+// A rotation that happens meanwhile moves files only to where each comes later: one may be met twice (and is taken once), and none is missed
+// unless there is a gap where one is just being moved: then the scan is repeated.
+func (r *Reader) scan(stop func(st os.FileInfo, newer int) bool) ([]*os.File, error) {
+	for attempt := 0; ; attempt++ {
+		list, gap, err := r.scanOnce(stop)
+		if err != nil || !gap || attempt == 100 { // somebody has deleted one: it stays a gap
+			return list, err
+		}
+		closeFiles(list)
+	}
+}
+
+func (r *Reader) scanOnce(stop func(st os.FileInfo, newer int) bool) (list []*os.File, gap bool, err error) {
+	defer func() {
+		if err != nil {
+			closeFiles(list)
+		}
+	}()
 	seen := make(map[uint64]bool)
-	for i, gap := 0, 0; i < maxFiles && gap < 3; i++ {
+	for i, missing := 0, 0; i < maxFiles && missing < 3; i++ {
 		f, err := os.Open(name(r.path, i))
 		if errors.Is(err, os.ErrNotExist) {
-			gap++
+			missing++
 			continue
 		}
 		if err != nil {
-			return err
+			return list, false, err
 		}
-		gap = 0
+		gap = gap || missing > 0
+		missing = 0
 		st, err := f.Stat()
 		if err != nil || !st.Mode().IsRegular() || seen[inode(st)] {
 			f.Close()
 			continue
 		}
 		seen[inode(st)] = true
-		if !do(f, st) {
-			return nil
+		if stop(st, len(list)) {
+			f.Close()
+			break
 		}
+		list = append(list, f)
 	}
-	return nil
+	return list, gap, nil
 }
 
 func closeFiles(list []*os.File) {
@@ -295,38 +309,24 @@ func (r *Reader) advance() {
 // moved finds out whether the log has been rotated since the current file was the newest, and then opens those that came after it.
 // The writer rotates between two writes: once there is a newer file, the current one is whole.
 func (r *Reader) moved() (bool, error) {
-	var newer []*os.File
-	found, emptied := false, false
-	var err error
-	e := r.each(func(f *os.File, st os.FileInfo) bool {
+	var current os.FileInfo
+	newer, err := r.scan(func(st os.FileInfo, newer int) bool {
 		if r.ino != 0 && inode(st) == r.ino {
-			f.Close()
-			if found = true; len(newer) == 0 {
-				emptied, err = r.truncated(st)
-			}
-			return false
+			current = st
+			return true
 		}
-		newer = append(newer, f)
-		return r.ino != 0 // there was none at all: begin with the newest
+		return r.ino == 0 && newer > 0 // there was none at all: begin with the newest
 	})
-	if e != nil || err != nil {
-		closeFiles(newer)
-		return false, errors.Join(e, err)
-	}
-	if emptied {
-		return true, nil
-	}
-	if r.ino != 0 && !found {
-		var st unix.Stat_t
-		if unix.Fstat(int(r.files[0].Fd()), &st) == nil && st.Nlink > 0 {
-			closeFiles(newer)
-			return false, nil // it is there, but a rotation under way hid it: its end is an event, too
-		}
-		// It has been rotated out, and all that are left are newer.
+	if err != nil {
+		return false, err
 	}
 	if len(newer) == 0 {
+		if current != nil {
+			return r.truncated(current)
+		}
 		return false, nil
 	}
+	// If the current one was not met, it has been rotated out, and all that are left are newer.
 	for i := len(newer) - 1; i >= 0; i-- {
 		r.files = append(r.files, newer[i])
 	}
