@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/cli/command"
 )
@@ -64,12 +68,30 @@ func startEngine(ctx context.Context, env *command.Env) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = daemonEnv()
+	keepNothing()
 	if err := cmd.Start(); err != nil {
 		return cannot(fmt.Errorf("start the engine: %w", err))
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	return await(ctx, socket, ended, logPath, cannot)
+}
+
+// keepNothing marks every descriptor that came from the caller to be closed on exec. An engine that held the write end of a caller's
+// pipe would keep its reader waiting for as long as the engine lives.
+func keepNothing() {
+	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil { // Linux 5.11
+		return
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range fds {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // daemonEnv leaves out what is meant for the command line alone.
