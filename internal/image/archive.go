@@ -152,7 +152,7 @@ func (a *archive) images(ctx context.Context) ([]found, error) {
 	manifest, isDocker := a.meta["manifest.json"]
 	switch {
 	case isOCI:
-		all, err := a.ociImages(index)
+		all, err := a.ociImages(ctx, index)
 		if err == nil && isDocker {
 			err = a.dockerNames(manifest, all)
 		}
@@ -166,7 +166,7 @@ func (a *archive) images(ctx context.Context) ([]found, error) {
 // annotationImageName is containerd's: the full reference.
 const annotationImageName = "io.containerd.image.name"
 
-func (a *archive) ociImages(data []byte) ([]found, error) {
+func (a *archive) ociImages(ctx context.Context, data []byte) ([]found, error) {
 	var index ocispec.Index
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, errs.Invalid.Errorf("read index.json: %w", err)
@@ -177,44 +177,97 @@ func (a *archive) ociImages(data []byte) ([]found, error) {
 	if len(index.Manifests) > maxManifests {
 		return nil, errs.Invalid.Errorf("index.json lists more than %d manifests", maxManifests)
 	}
-	var all []found
-	at := map[digest.Digest]int{}
+	// By name, in the order of the archive: descriptors of one name are the platforms of one image.
+	var order []string
+	named := map[string][]ocispec.Descriptor{}
 	for _, d := range index.Manifests {
 		if err := content.Check(d.Digest); err != nil {
 			return nil, errs.Invalid.Errorf("index.json: %w", err)
 		}
+		name := nameOf(d)
+		d.Annotations = nil // the archive's names are not the image's
+		if named[name] == nil {
+			order = append(order, name)
+		}
+		named[name] = append(named[name], d)
+	}
+	var all []found
+	at := map[digest.Digest]int{}
+	add := func(d ocispec.Descriptor, name string) error {
 		i, ok := at[d.Digest]
 		if !ok {
 			size, err := a.s.content.Stat(d.Digest)
 			if err != nil {
-				return nil, errs.Invalid.Errorf("index.json: %w", err)
+				return errs.Invalid.Errorf("index.json: %w", err)
 			}
 			if d.Size != size {
-				return nil, errs.Invalid.Errorf("index.json: blob %s has %d bytes, not %d", d.Digest, size, d.Size)
+				return errs.Invalid.Errorf("index.json: blob %s has %d bytes, not %d", d.Digest, size, d.Size)
 			}
 			i = len(all)
 			at[d.Digest] = i
-			target := d
-			target.Annotations = nil // the archive's names are not the image's
-			all = append(all, found{target: target})
+			all = append(all, found{target: d})
 		}
-		name := d.Annotations[annotationImageName]
 		if name == "" {
-			name = d.Annotations[ocispec.AnnotationRefName]
-			if !strings.ContainsAny(name, "/:") {
-				name = "" // a tag without a repository: no name one could use
+			return nil
+		}
+		n, err := parseTagged(name)
+		if err == nil {
+			all[i].names = append(all[i].names, n)
+		}
+		return err
+	}
+	for _, name := range order {
+		group := named[name]
+		if platforms(group) {
+			d, err := a.makeIndex(ctx, group)
+			if err != nil {
+				return nil, err
+			}
+			group = []ocispec.Descriptor{d}
+		}
+		for _, d := range group {
+			if err := add(d, name); err != nil {
+				return nil, err
 			}
 		}
-		if name == "" {
-			continue
-		}
-		named, err := parseTagged(name)
-		if err != nil {
-			return nil, err
-		}
-		all[i].names = append(all[i].names, named)
 	}
 	return all, nil
+}
+
+// nameOf is the reference that index.json gives to a descriptor; empty if none that one could use.
+func nameOf(d ocispec.Descriptor) string {
+	if name := d.Annotations[annotationImageName]; name != "" {
+		return name
+	}
+	name := d.Annotations[ocispec.AnnotationRefName]
+	if !strings.ContainsAny(name, "/:") {
+		return "" // a tag without a repository
+	}
+	return name
+}
+
+// platforms reports whether the descriptors are one image for several platforms, each another.
+func platforms(group []ocispec.Descriptor) bool {
+	seen := map[string]bool{}
+	for _, d := range group {
+		if d.Platform == nil || seen[formatPlatform(*d.Platform)] {
+			return false
+		}
+		seen[formatPlatform(*d.Platform)] = true
+	}
+	return len(group) > 1
+}
+
+// makeIndex writes the index of an image whose platforms index.json lists side by side.
+func (a *archive) makeIndex(ctx context.Context, manifests []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests,
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("make index: %w", err)
+	}
+	b, err := a.s.content.IngestBytes(ctx, a.lease, data)
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: b.Digest, Size: b.Size}, err
 }
 
 func parseTagged(name string) (reference.NamedTagged, error) {

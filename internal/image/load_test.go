@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -220,6 +222,55 @@ func TestIndexIsKeptWholeAndThePlatformChosen(t *testing.T) {
 		if !bytes.Equal(readBlob(t, s, digest.FromBytes(p.data)), p.data) {
 			t.Errorf("%s was not kept", p.name)
 		}
+	}
+}
+
+func TestPlatformsSideBySideInIndexJSON(t *testing.T) {
+	other, mine := makeFixture(t, "other", ocispec.Platform{OS: "linux", Architecture: "s390x"}, nil), makeFixture(t, "mine", hostPlatform(), nil)
+	var index ocispec.Index
+	for _, f := range []fixture{mine, other} {
+		d := describe(ocispec.MediaTypeImageManifest, f.manifest)
+		p := hostPlatform()
+		if f.id == other.id {
+			p.Architecture = "s390x"
+		}
+		d.Platform = &p
+		d.Annotations = map[string]string{ocispec.AnnotationRefName: "multi:1"}
+		index.Manifests = append(index.Manifests, d)
+	}
+	s := open(t, Options{})
+	l := load(t, s, pack(t, append(append(mine.blobs(), other.blobs()...), part{name: "index.json", data: toJSON(t, index)})...))
+	if want := []Loaded{{"multi:1", mine.id}}; !slices.Equal(l, want) {
+		t.Errorf("loaded %v", l)
+	}
+	if i := get(t, s, "multi:1"); i.Target.MediaType != ocispec.MediaTypeImageIndex || i.Target.Digest == i.Manifest.Digest {
+		t.Errorf("got %+v", i.Target)
+	}
+}
+
+// TestCrash is what the child process of the next test does: it dies at the fail point.
+func TestCrash(t *testing.T) {
+	root := os.Getenv("GANTRY_TEST_IMAGE_ROOT")
+	if root == "" {
+		t.Skip("only as a child of TestACrashDuringLoadLeavesNothing")
+	}
+	f := makeFixture(t, "a", hostPlatform(), nil)
+	load(t, openAt(t, root, Options{}), pack(t, f.dockerArchive(t, "app:1")...))
+}
+
+func TestACrashDuringLoadLeavesNothing(t *testing.T) {
+	needRoot(t)
+	for _, point := range []string{"layer-unpacked", "layer-renamed", "image-unpacked"} {
+		t.Run(point, func(t *testing.T) {
+			root := t.TempDir()
+			child := exec.Command(os.Args[0], "-test.run=^TestCrash$")
+			child.Env = append(os.Environ(), "GANTRY_TEST_IMAGE_ROOT="+root, "GANTRY_FAILPOINT="+point)
+			out, err := child.CombinedOutput()
+			if exit, ok := err.(*exec.ExitError); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("the child did not die as it should: %v\n%s", err, out)
+			}
+			empty(t, openAt(t, root, Options{}), root)
+		})
 	}
 }
 

@@ -32,7 +32,7 @@ func (s *Service) lookup(ref string) (Image, error) {
 	images := s.view()
 	parsed, err := reference.ParseAnyReference(ref)
 	if err != nil {
-		return Image{}, errs.Invalid.Errorf("invalid reference format: %w", err)
+		return Image{}, errs.Invalid.Wrap(err)
 	}
 	if named, ok := parsed.(reference.Named); ok {
 		if i := s.byName(images, named); i != nil {

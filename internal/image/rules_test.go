@@ -106,7 +106,7 @@ func TestTagAndEvents(t *testing.T) {
 		{b.id.Encoded()[:10], "app:1", ""},
 		{"app:1", "app:1", ""},
 		{"nothing", "x", "No such image: nothing:latest"},
-		{"app:1", "UPPER", "not a valid repository/tag"},
+		{"app:1", "UPPER", "invalid reference format: repository name"},
 		{"app:1", "x@" + a.id.String(), "refusing to create a tag with a digest reference"},
 		{"app:1", "sha256:x", "refusing to create an ambiguous tag using digest algorithm as name"},
 	} {

@@ -60,7 +60,7 @@ type Service struct {
 	known  map[digest.Digest]*resolved // by target
 }
 
-// Open reads the references and what they lead to. An image whose blobs or layers are damaged is logged, and
+// Open reads the references and what they lead to, and removes what a crash left of unfinished loads. An image whose blobs or layers are damaged is logged, and
 // left out until it is loaded again.
 func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options) (*Service, error) {
 	s := &Service{
@@ -89,6 +89,7 @@ func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
+	damaged := false
 	for key, r := range s.refs {
 		if s.known[r.Target.Digest] != nil {
 			continue
@@ -99,9 +100,15 @@ func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options)
 		}
 		if err != nil {
 			s.log.Error("image is damaged: load it again", "image", key, "error", err)
+			damaged = true
 			continue
 		}
 		s.known[r.Target.Digest] = x
+	}
+	if !damaged { // otherwise what is left of it would go as well, and someone may yet want to look
+		if _, err := s.Collect(context.Background()); err != nil {
+			return nil, fmt.Errorf("open images: %w", err)
+		}
 	}
 	return s, nil
 }

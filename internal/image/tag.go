@@ -14,7 +14,7 @@ import (
 func (s *Service) Tag(ctx context.Context, source, target string) error {
 	named, err := reference.ParseNormalizedNamed(target)
 	if err != nil {
-		return errs.Invalid.Errorf("%q is not a valid repository/tag: %w", target, err)
+		return errs.Invalid.Wrap(err)
 	}
 	if _, ok := named.(reference.Canonical); ok {
 		return errs.Invalid.Errorf("refusing to create a tag with a digest reference")

@@ -368,6 +368,7 @@ func (u *unpacker) file(d *dir, p, name string, h *tar.Header, r io.Reader) erro
 		if err := unix.Symlinkat(h.Linkname, d.fd, name); err != nil {
 			return pathError("make symbolic link", full, err)
 		}
+		u.done.Size += int64(len(h.Linkname)) // Docker counts it too
 	case tar.TypeChar, tar.TypeBlock:
 		if h.Devmajor < 0 || h.Devmajor > math.MaxUint32 || h.Devminor < 0 || h.Devminor > math.MaxUint32 {
 			return errs.Invalid.Errorf("bad device number")
