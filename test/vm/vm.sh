@@ -41,7 +41,13 @@ prep() {
   local name release m
   name=$(apt-cache depends linux-image-amd64 | awk '/Depends:/ {print $2; exit}')
   [ -n "$name" ] || die "apt knows no linux-image-amd64; run apt-get update"
-  (cd kernel && apt-get download -qq "$name" && dpkg -x ./*.deb . && rm ./*.deb)
+  (
+    cd kernel
+    # Lists that are older than the last security update name a file that is gone.
+    apt-get download -qq "$name" || { apt-get update -qq && apt-get download -qq "$name"; }
+    dpkg -x ./*.deb .
+    rm ./*.deb
+  )
   release=$(ls kernel/lib/modules)
   cp "kernel/boot/vmlinuz-$release" vmlinuz
   depmod -b kernel "$release"

@@ -70,6 +70,52 @@ func TestLimitsAreWritten(t *testing.T) {
 	}
 }
 
+func TestBlkio(t *testing.T) {
+	h := needRoot(t)
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		t.Fatal(err)
+	}
+	disk := []DeviceLimit{{unix.Major(st.Dev), unix.Minor(st.Dev), 1 << 20}}
+	if sys := fmt.Sprintf("/sys/dev/block/%d:%d/", disk[0].Major, disk[0].Minor); exists(sys + "partition") {
+		// Only whole disks can be throttled.
+		b, err := readFile(sys + "../dev")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Sscanf(string(b), "%d:%d", &disk[0].Major, &disk[0].Minor); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if disk[0].Major == 0 || !h.Support().Blkio {
+		t.Skip("the root is on no block device, or there is no controller")
+	}
+	g := mustCreate(t, h, "blkio", Resources{BlkioWeight: 500, BlkioDeviceReadBps: disk, BlkioDeviceWriteIOps: disk})
+	dev := fmt.Sprintf("%d:%d", disk[0].Major, disk[0].Minor)
+	controller, files := "blkio", map[string]string{
+		"blkio.throttle.read_bps_device": dev + " 1048576", "blkio.throttle.write_iops_device": dev + " 1048576", "blkio.bfq.weight": "500",
+	}
+	if h.Kind() == V2 {
+		controller, files = "io", map[string]string{"io.max": dev + " rbps=1048576 wbps=max riops=max wiops=1048576", "io.bfq.weight": "default 500"}
+	}
+	if slices.Contains(g.Warnings, warnWeight) {
+		t.Log(warnWeight)
+		delete(files, "blkio.bfq.weight")
+		delete(files, "io.bfq.weight")
+	}
+	for file, want := range files {
+		if file == "io.bfq.weight" && !exists(g.Path("io")+"/"+file) {
+			file, want = "io.weight", "default "+strconv.FormatUint(ioWeight(500), 10)
+		}
+		if got := value(t, g, controller, file); got != want {
+			t.Errorf("%s: got %q, want %q", file, got, want)
+		}
+	}
+	if _, err := g.Stats(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFailureLeavesNothing(t *testing.T) {
 	h := needRoot(t)
 	parent := testParent(t, h)

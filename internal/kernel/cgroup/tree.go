@@ -67,6 +67,12 @@ func (h *Host) prepareTree(t *hierarchy, at, dir string) error {
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		if err == nil && !t.unified && slices.Contains(t.controllers, "memory") {
+			// Before 5.11 a group's limit does not hold for those below it unless told so; since then it always does.
+			if err := writeFile(at+"/memory.use_hierarchy", "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 		if slices.Contains(t.controllers, "cpuset") && !t.unified {
 			if err == nil {
 				// Groups below then begin with a copy of this one's CPUs and nodes instead of none at all:
