@@ -18,7 +18,7 @@ import (
 )
 
 // busybox returns an image, as `docker save` writes it, of the host's static busybox.
-func busybox(t *testing.T) []byte {
+func busybox(t testing.TB) []byte {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {

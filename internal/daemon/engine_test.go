@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 
 // testEngine is an engine with roots of its own. It may be started again after its end.
 type testEngine struct {
-	t      *testing.T
+	t      testing.TB
 	root   string
 	parent string
 	cmd    *exec.Cmd
@@ -65,7 +65,7 @@ type testEngine struct {
 	http   *http.Client
 }
 
-func newEngine(t *testing.T) *testEngine {
+func newEngine(t testing.TB) *testEngine {
 	t.Helper()
 	if os.Getuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -219,6 +219,14 @@ func (e *testEngine) clean() {
 		e.cmd.Process.Kill()
 		e.wait()
 	}
+	e.reboot()
+	if err := os.RemoveAll(e.root); err != nil {
+		e.t.Error(err)
+	}
+}
+
+// reboot ends all processes of the engine, takes its cgroups away, and empties the exec-root.
+func (e *testEngine) reboot() {
 	h, err := cgroup.Detect()
 	if err != nil {
 		e.t.Error(err)
@@ -246,7 +254,7 @@ func (e *testEngine) clean() {
 	if err := top.Remove(); err != nil {
 		e.t.Error(err)
 	}
-	if err := os.RemoveAll(e.root); err != nil {
+	if err := os.RemoveAll(filepath.Join(e.root, "exec")); err != nil {
 		e.t.Error(err)
 	}
 }
