@@ -3,6 +3,7 @@ package runtime
 import (
 	"bufio"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -131,10 +132,13 @@ func defaultAppArmor() string {
 
 // MaskedPaths are the paths that Docker hides from containers. The caller may change the slice.
 func MaskedPaths() []string {
-	return []string{
+	paths := []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 	}
+	// How often each processor was throttled tells what others compute (GHSA-6fw5-f8r9-fgfm).
+	throttle, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle")
+	return append(paths, throttle...)
 }
 
 // ReadonlyPaths are the paths that containers may only read. The caller may change the slice.
