@@ -23,4 +23,9 @@ require (
 	github.com/klauspost/compress v1.20.3
 )
 
+require (
+	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/tools v0.36.0 // indirect
+)
+
 exclude github.com/moby/profiles/seccomp v0.2.4
