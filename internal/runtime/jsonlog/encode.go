@@ -36,6 +36,11 @@ var plain = func() (t [256]bool) {
 func Append(dst, log []byte, stream, attrs string, at time.Time) []byte {
 	dst = append(dst, `{"log":"`...)
 	dst = appendEscaped(dst, log)
+	return appendTail(dst, stream, attrs, at)
+}
+
+// appendTail appends what follows the text.
+func appendTail(dst []byte, stream, attrs string, at time.Time) []byte {
 	dst = append(dst, `","stream":"`...)
 	dst = append(dst, stream...)
 	dst = append(dst, '"')
@@ -130,17 +135,22 @@ type Batch struct {
 // with which Records is at least limit bytes long.
 func Encode(dst, src []byte, stream, attrs string, now, partial time.Time, eof bool, limit int) Batch {
 	b := Batch{Records: dst[:0], Partial: partial}
+	// All lines that begin here have one time, and so one tail.
+	var room [128]byte
+	tail := appendTail(room[:0], stream, attrs, now)
 	for b.Used < len(src) && len(b.Records) < limit {
 		rest := src[b.Used:]
 		end := bytes.IndexByte(rest[:min(len(rest), MaxLine)], '\n')
 		if end >= 0 {
-			at := now
-			if !b.Partial.IsZero() {
-				at = b.Partial
+			if b.Partial.IsZero() {
+				b.Records = append(b.Records, `{"log":"`...)
+				b.Records = appendEscaped(b.Records, rest[:end+1])
+				b.Records = append(b.Records, tail...)
+			} else {
+				b.Records = Append(b.Records, rest[:end+1], stream, attrs, b.Partial)
+				b.Partial = time.Time{}
 			}
-			b.Records = Append(b.Records, rest[:end+1], stream, attrs, at)
 			b.Used += end + 1
-			b.Partial = time.Time{}
 			continue
 		}
 		if len(rest) < MaxLine && !eof {

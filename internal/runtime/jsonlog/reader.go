@@ -102,8 +102,8 @@ func (r *Reader) open() error {
 
 // scan opens the log's files, from the newest on, as far as that of which stop is true (newer are those met before it).
 //
-// A rotation that happens meanwhile moves files only to where each comes later: one may be met twice (and is taken once), and none is missed
-// unless there is a gap where one is just being moved: then the scan is repeated.
+// A rotation that happens meanwhile moves files only to where each comes later: so they are all met, and in order, unless
+// there is a gap where one is just being moved, or one is met twice. Then the scan is repeated.
 func (r *Reader) scan(stop func(st os.FileInfo, newer int) bool) ([]*os.File, error) {
 	for attempt := 0; ; attempt++ {
 		list, gap, err := r.scanOnce(stop)
@@ -133,8 +133,13 @@ func (r *Reader) scanOnce(stop func(st os.FileInfo, newer int) bool) (list []*os
 		gap = gap || missing > 0
 		missing = 0
 		st, err := f.Stat()
-		if err != nil || !st.Mode().IsRegular() || seen[inode(st)] {
+		if err != nil || !st.Mode().IsRegular() {
 			f.Close()
+			continue
+		}
+		if seen[inode(st)] {
+			f.Close()
+			gap = true // what lay between the two places may be newer
 			continue
 		}
 		seen[inode(st)] = true
