@@ -21,7 +21,7 @@ import (
 	"gantry/internal/container"
 	"gantry/internal/events"
 	"gantry/internal/image"
-	"gantry/internal/kernel/hangup"
+	"gantry/internal/kernel/peer"
 )
 
 // Deps is what a Server needs.
@@ -46,7 +46,7 @@ type Server struct {
 	header serverHeader
 	done   context.CancelFunc // ends streams on Shutdown
 
-	hangups func() (*hangup.Watcher, error) // made when the first connection is taken over
+	hangups func() (*peer.Watcher, error) // made when the first connection is taken over
 
 	mu    sync.Mutex
 	taken map[net.Conn]struct{} // hijacked connections: http.Server forgets them
@@ -58,7 +58,7 @@ func New(d Deps) *Server {
 		d.Log = slog.Default()
 	}
 	s := &Server{deps: d, log: d.Log, taken: make(map[net.Conn]struct{})}
-	s.hangups = sync.OnceValues(hangup.New)
+	s.hangups = sync.OnceValues(peer.New)
 	s.header = newServerHeader(d.Host.Version)
 	base, cancel := context.WithCancel(context.Background())
 	s.done = cancel

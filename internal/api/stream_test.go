@@ -168,6 +168,31 @@ func TestEarlyInput(t *testing.T) {
 	}
 }
 
+// TestHeaderComesAlone: a client that reads the header through a buffer of its own, and the stream past it (docker-py),
+// must not find output in that buffer.
+func TestHeaderComesAlone(t *testing.T) {
+	t.Parallel()
+	sock := attachServer(t, true, make(chan *echo, 100))
+	for range 20 {
+		conn, err := net.Dial("unix", sock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, upgrade+"out"); err != nil { // the echo has output at once
+			t.Fatal(err)
+		}
+		b := make([]byte, 8192)
+		n, err := conn.Read(b)
+		if err != nil || !strings.HasSuffix(string(b[:n]), "\r\n\r\n") {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+		if n, err := conn.Read(b); string(b[:n]) != "out" || err != nil {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+		conn.Close()
+	}
+}
+
 // TestClientGoesAway: the attachment ends when its client is gone and there is something to tell it.
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()

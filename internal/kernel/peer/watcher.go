@@ -1,10 +1,4 @@
-// Package hangup tells when the other end of a connection is gone altogether.
-//
-// Reading cannot tell: a client that closed its writing side only (`echo hi | docker run -i`) and one
-// that died look the same, an end of file, and the first still waits for output. The kernel knows the difference for unix
-// sockets: EPOLLHUP, unlike EPOLLRDHUP, comes when both directions are down (epoll_ctl(2)). TCP
-// does not know it; there a dead client is found by the next write.
-package hangup
+package peer
 
 import (
 	"fmt"
@@ -16,7 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watcher watches any number of connections with one epoll instance, which in turn waits in the
+// Watcher tells when the other end of a connection is gone altogether.
+//
+// Reading cannot tell: a client that closed its writing side only (`echo hi | docker run -i`) and one that died
+// look the same, an end of file, and the first still waits for output. The kernel knows the difference for unix
+// sockets: EPOLLHUP, unlike EPOLLRDHUP, comes when both directions are down (epoll_ctl(2)). TCP does not know it;
+// there a dead client is found by the next write.
+//
+// It watches any number of connections with one epoll instance, which in turn waits in the
 // Go runtime's: no thread is held.
 type Watcher struct {
 	file *os.File

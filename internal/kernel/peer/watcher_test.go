@@ -1,4 +1,4 @@
-package hangup
+package peer
 
 import (
 	"io"
