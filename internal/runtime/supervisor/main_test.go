@@ -121,7 +121,7 @@ func fakeInit(mode string) {
 
 // house is an exec-root with a keeper.
 type house struct {
-	t    *testing.T
+	t    testing.TB
 	root string
 	opts supervisor.Options
 	*supervisor.Keeper
@@ -140,7 +140,7 @@ func needRoot(t testing.TB) {
 	}
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	needRoot(t)
 	root := t.TempDir()
 	self, err := os.Executable()
