@@ -58,6 +58,7 @@ type Service struct {
 	mu     sync.RWMutex
 	refs   map[string]record
 	known  map[digest.Digest]*resolved // by target
+	images map[digest.Digest]*Image    // what view made of the two; nil when they have changed since
 }
 
 // Open reads the references and what they lead to, and removes what a crash left of unfinished loads. An image whose blobs or layers are damaged is logged, and
@@ -152,6 +153,7 @@ func (s *Service) apply(e edit, fresh ...*resolved) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.images = nil
 	for _, x := range fresh {
 		s.known[x.target.Digest] = x
 	}
@@ -200,10 +202,24 @@ func (s *Service) Collect(ctx context.Context) ([]layer.Info, error) {
 	return gone, errors.Join(lerr, cerr)
 }
 
-// view is all images by ID, at one moment.
+// view is all images by ID, at one moment. It is never changed: every container that is created looks at it.
 func (s *Service) view() map[digest.Digest]*Image {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
+	images := s.images
+	s.mu.RUnlock()
+	if images != nil {
+		return images
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.images == nil {
+		s.images = s.join()
+	}
+	return s.images
+}
+
+// join brings references and targets together. It is called with s.mu held.
+func (s *Service) join() map[digest.Digest]*Image {
 	images := map[digest.Digest]*Image{}
 	newest := map[digest.Digest]time.Time{}
 	for key, r := range s.refs {

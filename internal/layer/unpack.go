@@ -76,6 +76,7 @@ const (
 )
 
 type unpacker struct {
+	ctx    context.Context
 	t      *tree
 	budget budget
 	idmap  IDMap
@@ -88,6 +89,7 @@ type unpacker struct {
 // holds a part and is to be thrown away. What is wrong with the archive is errs.Invalid.
 func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 	u := &unpacker{
+		ctx:    ctx,
 		t:      newTree(t.Root, t.Lower),
 		budget: budget{t.Limits.orDefault()},
 		idmap:  t.Map,
@@ -507,6 +509,9 @@ func (u *unpacker) content(fd int, full string, size int64, r io.Reader) error {
 	var n int64
 	hole := false
 	for n < size {
+		if err := u.ctx.Err(); err != nil { // a sparse file may be all but endless
+			return err
+		}
 		m, err := io.ReadFull(r, u.buf[:min(int64(len(u.buf)), size-n)])
 		if err != nil {
 			return archiveError(err)
