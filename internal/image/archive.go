@@ -104,6 +104,10 @@ func (a *archive) add(ctx context.Context, h *tar.Header, r io.Reader) error {
 		a.meta[name] = data
 		return nil
 	}
+	switch path.Base(name) {
+	case "VERSION", "json", "repositories":
+		return nil // only Docker before 1.10 reads them: syncs saved
+	}
 	e := content.Expect{Size: h.Size, Sized: true}
 	if rest, ok := strings.CutPrefix(name, "blobs/"); ok {
 		if algorithm, hex, ok := strings.Cut(rest, "/"); ok {
