@@ -360,9 +360,6 @@ func setLimits(proc fs.Proc, e *spec.Exec) error {
 			return explain("oom_score_adj", "set oom_score_adj to "+strconv.Itoa(*adj), err)
 		}
 	}
-	if err := setRlimits(e.Rlimits); err != nil {
-		return err
-	}
 	return setLabels(proc, self+"/task/"+self+"/attr/", e)
 }
 
@@ -376,13 +373,12 @@ func ownPID(proc fs.Proc) (string, error) {
 	return string(buf[:n]), nil
 }
 
-func setRlimits(limits []spec.Rlimit) error {
+// rlimits adds the setting of limits, last of all that this program does for itself: under a low one for open
+// files or memory it could not run. The limits are the process's, whichever thread sets them.
+func (p *program) rlimits(limits []spec.Rlimit) {
 	for _, r := range limits {
-		if err := unix.Prlimit(0, r.Type, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}, nil); err != nil {
-			return explain("rlimit", "error setting rlimit type "+strconv.Itoa(r.Type), err)
-		}
+		p.call("rlimit", "error setting rlimit type "+strconv.Itoa(r.Type), unix.SYS_PRLIMIT64, 0, uintptr(r.Type), ptr(p, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}), 0)
 	}
-	return nil
 }
 
 // setLabels sets what the security modules shall make of the process at execve(2).
@@ -440,6 +436,7 @@ func (p *program) finish(e *spec.Exec, a account, newUser, fork bool) {
 		p.try(unix.SYS_CLOSE, spec.FdPayload)
 	}
 	p.try(unix.SYS_CLOSE_RANGE, spec.FdStatus+1, uintptr(^uint32(0)), 0)
+	p.rlimits(e.Rlimits)
 	p.chdir(directory(e.Cwd))
 	if !fork {
 		p.session(e)

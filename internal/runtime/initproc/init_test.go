@@ -273,6 +273,10 @@ func TestRlimits(t *testing.T) {
 		adj, umask := 500, uint32(0o027)
 		c.Init.Exec.OOMScoreAdj, c.Init.Exec.Umask = &adj, &umask
 	})
+	// Limits under which init could not run itself.
+	equal(t, "low", sh(t, `ulimit -n; ulimit -v`, func(c *container) {
+		c.Init.Exec.Rlimits = []spec.Rlimit{{Type: unix.RLIMIT_NOFILE, Soft: 4, Hard: 5}, {Type: unix.RLIMIT_AS, Soft: 16 << 20, Hard: 16 << 20}}
+	}), "4\n16384\n")
 	for _, want := range []string{"Max open files            64                   128", "Max core file size        0                    0", "\n500\n0027\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q not in\n%s", want, out)

@@ -303,6 +303,11 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 		switch {
 		case msg == spec.StatusExec:
 			execs = true
+			if fork.Late(&b.l.Cgroup) {
+				if err := fork.Limit(&b.l.Cgroup); err != nil {
+					return nil, errors.New("limit the processes: " + err.Error())
+				}
+			}
 		case msg == spec.StatusPty && len(fds) == 1 && b.l.Stdio.Terminal && !b.ptyDone:
 			b.ptyDone = true
 			if err := p.openPty(fds[0], b.l.Stdio.Height, b.l.Stdio.Width); err != nil {
