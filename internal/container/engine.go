@@ -73,10 +73,8 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
-// Close ends the service's own work. Containers go on.
+// Close ends the service's own work, when what is under way is done. Containers go on.
 func (s *Service) Close() {
-	s.cancel()
-	s.work.Wait()
 	s.mu.Lock()
 	all := make([]*container, 0, len(s.byID))
 	for _, c := range s.byID {
@@ -84,8 +82,13 @@ func (s *Service) Close() {
 	}
 	s.mu.Unlock()
 	for _, c := range all {
-		c.quit()
+		c.do(context.Background(), func() error { c.over = true; return nil })
 	}
+	for _, c := range all {
+		<-c.done
+	}
+	s.cancel()
+	s.work.Wait()
 }
 
 func (o *Options) journals() string { return filepath.Join(o.Run, "journal") }

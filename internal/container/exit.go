@@ -44,17 +44,19 @@ func (c *container) ended(e supervisor.Exit) {
 		s.forget(c.id) // of a start that was undone, or told again
 		return
 	}
-	c.settle(e, c.oomKilled())
-	// From here on the facts are on the exec-root: the supervisor need not keep them, a crash repeats what follows.
+	ran := c.settle(e, c.oomKilled())
+	// First to the exec-root: a crash repeats what follows, and who is told of the end now must not find it undone.
 	kept := *l
 	kept.Exit, kept.OOM, kept.Manual = &e, c.now.OOMKilled, c.manual
-	if err := s.writeLive(c.id, &kept); err != nil {
+	err := s.writeLive(c.id, &kept)
+	c.announce(ran)
+	if err != nil {
 		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	} else {
 		s.forget(c.id)
 	}
-	s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
 	c.saveEnd(&kept)
+	s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
 	c.after()
 }
 
@@ -69,8 +71,8 @@ func (c *container) saveEnd(of *live) {
 	})
 }
 
-// settle makes the end known: status, waiters, events.
-func (c *container) settle(e supervisor.Exit, oom bool) {
+// settle works out what the end makes of the container; nobody sees it yet. It returns how long the process ran.
+func (c *container) settle(e supervisor.Exit, oom bool) time.Duration {
 	ran := e.At.Sub(c.now.StartedAt)
 	c.now.ExitCode, c.now.FinishedAt, c.now.OOMKilled = e.Code, e.At.UTC(), oom
 	if e.Unknown {
@@ -85,8 +87,13 @@ func (c *container) settle(e supervisor.Exit, oom bool) {
 		c.now.RestartCount++
 	}
 	c.move(event)
+	return ran
+}
+
+// announce makes the end known: status, waiters, events.
+func (c *container) announce(ran time.Duration) {
 	c.publish()
-	if oom {
+	if c.now.OOMKilled {
 		c.s.event(&c.now, "oom")
 	}
 	c.s.event(&c.now, "die", "exitCode", strconv.Itoa(c.now.ExitCode), "execDuration", strconv.Itoa(max(0, int(ran.Seconds()))))

@@ -241,12 +241,13 @@ func (c *container) adopt(l *live) {
 // endRecovered is ended for a container that ended while no daemon looked.
 func (c *container) endRecovered(e supervisor.Exit, oom bool) {
 	dirs := c.now.live.Cgroup.Dirs
-	c.settle(e, oom)
-	c.s.removeCgroup(c.id, c.s.cgroupParent(&c.now), dirs)
+	ran := c.settle(e, oom)
 	kept := &live{Started: c.now.StartedAt, Exit: &e, OOM: oom, Manual: c.manual}
 	if err := c.s.writeLive(c.id, kept); err != nil {
 		c.s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	}
+	c.announce(ran)
+	c.s.removeCgroup(c.id, c.s.cgroupParent(&c.now), dirs)
 	c.saveEnd(kept)
 }
 

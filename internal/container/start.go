@@ -72,6 +72,9 @@ func startError(e *supervisor.LaunchError) error {
 		kind = errs.Invalid
 	}
 	text := e.Message
+	if strings.HasSuffix(text, "is a directory") {
+		text += ": permission denied" // Go 1.20 changed runc's words; the CLI still looks for these
+	}
 	if !strings.Contains(text, "unable to start container process") {
 		text = "unable to start container process: " + text
 	}
