@@ -195,3 +195,51 @@ func TestLongLinesAndRotation(t *testing.T) {
 		t.Error("a fourth file")
 	}
 }
+
+func TestUserNamespace(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("user", options{clone: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS}, "/bin/sh", "-c", "echo $$; id -u; cat /proc/self/uid_map; umask")
+	h.wait("user")
+	if got, want := strings.Fields(h.logged("user", "stdout")), "1 0 0 0 1 1 100001 1000 0022"; strings.Join(got, " ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// SIGTERM waits until nothing runs.
+func TestTerminationWaits(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("cat", options{stdin: true}, "/bin/cat")
+	pid := h.pid()
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	in, err := h.Stdin("cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := h.mustAttach("cat")
+	io.WriteString(in, "alive\n")
+	if f, err := a.Next(); err != nil || string(f.Data) != "alive\n" {
+		t.Fatalf("%q, %v", f.Data, err)
+	}
+	in.Close()
+	if h.pid() != pid {
+		t.Error("another supervisor")
+	}
+	h.CloseStdin(context.Background(), "cat")
+	h.wait("cat")
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(poll, 20000); err != unix.EINTR {
+			break
+		}
+	}
+	if poll[0].Revents == 0 {
+		t.Error("it does not end")
+	}
+}

@@ -31,7 +31,8 @@ func (e *LaunchError) Error() string { return e.Message }
 // Client speaks to one supervisor. Its methods may be called from any goroutine: each call has a connection
 // to itself, so that a slow one holds up no other. Most users want a Keeper, which also holds what must survive the supervisor.
 type Client struct {
-	path string
+	path    string
+	version int // the one to speak: the older of the two sides'
 
 	mu     sync.Mutex
 	idle   []*net.UnixConn
@@ -42,7 +43,7 @@ const maxIdle = 4 // connections kept for the next calls
 
 // Dial connects to the supervisor that listens in execRoot and checks that it speaks a version known here.
 func Dial(execRoot string) (*Client, error) {
-	c := &Client{path: filepath.Join(execRoot, protocol.SocketName)}
+	c := &Client{path: filepath.Join(execRoot, protocol.SocketName), version: protocol.Version}
 	h, err := c.Hello(context.Background())
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func Dial(execRoot string) (*Client, error) {
 		c.Close()
 		return nil, fmt.Errorf("supervisor speaks protocol %d, this engine %d", h.Protocol, protocol.Version)
 	}
+	c.version = min(c.version, h.Protocol)
 	return c, nil
 }
 
@@ -107,7 +109,7 @@ func (c *Client) put(conn *net.UnixConn) {
 
 // call sends a request with fds and returns the reply with the fds of its FdNames, which the caller then owns.
 func (c *Client) call(ctx context.Context, req *protocol.Request, fds []int) (*protocol.Reply, map[string]int, error) {
-	req.Version = protocol.Version
+	req.Version = c.version
 	body, err := json.Marshal(req)
 	if err != nil {
 		return nil, nil, err
@@ -341,7 +343,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(&protocol.Request{Version: protocol.Version, Op: protocol.OpWatch})
+	body, err := json.Marshal(&protocol.Request{Version: c.version, Op: protocol.OpWatch})
 	if err != nil {
 		return nil, err
 	}

@@ -372,7 +372,7 @@ func (k *Keeper) Process(id string) (Process, bool) {
 }
 
 // Launch starts a process; payload is a spec.Init or spec.Exec. It returns when the program runs. If it could not be
-// run, the error is a *LaunchError. With paused, no output is read before Resume: Attach between the two sees all of it.
+// run, the error is a *LaunchError. When ctx ends before that, the process is killed, and Launch still returns what came of it. With paused, no output is read before Resume: Attach between the two sees all of it.
 func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused bool) (*Process, error) {
 	c, err := k.use(ctx)
 	if err != nil {
@@ -381,7 +381,10 @@ func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused
 	k.mu.Lock()
 	k.launching[l.ID]++
 	k.mu.Unlock()
-	proc, fds, err := c.Launch(ctx, l, payload, LaunchOptions{Paused: paused})
+	// A launch that nobody waits for any more is ended by a kill, not left behind: what came of it must be known.
+	stop := context.AfterFunc(ctx, func() { c.Signal(k.ctx, l.ID, int(unix.SIGKILL)) })
+	proc, fds, err := c.Launch(context.WithoutCancel(ctx), l, payload, LaunchOptions{Paused: paused})
+	stop()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.launching[l.ID]--; k.launching[l.ID] == 0 {

@@ -244,6 +244,10 @@ func (h *house) launch(id string, o options, args ...string) (*supervisor.Proces
 	if o.none {
 		l.Log = spec.Log{Driver: "none"}
 	}
+	if o.clone&unix.CLONE_NEWUSER != 0 {
+		l.UIDMaps = []spec.IDMap{{Container: 0, Host: 0, Size: 1}, {Container: 1, Host: 100001, Size: 1000}}
+		l.GIDMaps = l.UIDMaps
+	}
 	e := spec.Exec{Args: args, Env: []string{"PATH=/usr/bin:/bin"}, Terminal: o.terminal}
 	var payload any = spec.Init{Exec: e}
 	if o.in != "" {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,13 +105,14 @@ func TestSlowReader(t *testing.T) {
 // A process that inherited the stream keeps it open after the end of the first; Forget ends it for the readers.
 func TestForgetEndsReaders(t *testing.T) {
 	h := newHouse(t)
-	h.mustLaunch("parent", options{stdin: true, paused: true}, "/bin/sh", "-c", "/bin/cat <&0 & echo first; exit 4")
+	h.mustLaunch("parent", options{stdin: true, paused: true}, "/bin/sh", "-c", "read x; /bin/cat <&0 & echo first; exit 4")
 	a := h.mustAttach("parent")
 	h.Resume(context.Background(), "parent")
 	in, err := h.Stdin("parent") // keeps cat alive
 	if err != nil {
 		t.Fatal(err)
 	}
+	io.WriteString(in, "go\n")
 	if e := h.wait("parent"); e.Code != 4 {
 		t.Errorf("%+v", e)
 	}
@@ -156,6 +158,8 @@ func BenchmarkHello(b *testing.B) {
 
 func BenchmarkLaunch(b *testing.B) {
 	h := newHouse(b)
+	before := cpu(b, h.pid())
+	defer func() { b.ReportMetric(float64(cpu(b, h.pid())-before)/1000/float64(b.N), "supervisor-cpu-µs/op") }()
 	for i := 0; b.Loop(); i++ {
 		id := fmt.Sprintf("b%d", i)
 		h.mustLaunch(id, options{stdin: true}, "/bin/true")
@@ -164,6 +168,18 @@ func BenchmarkLaunch(b *testing.B) {
 		h.Forget(context.Background(), id)
 		b.StartTimer()
 	}
+}
+
+// cpu is the time that a process's threads have run, in ns.
+func cpu(b *testing.B, pid int) (ns int64) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, name := range files {
+		var n int64
+		raw, _ := os.ReadFile(name)
+		fmt.Sscan(string(raw), &n)
+		ns += n
+	}
+	return ns
 }
 
 func BenchmarkForkOnly(b *testing.B) {

@@ -12,7 +12,7 @@ import (
 // handle answers one request. Fds that it takes it deletes from named.
 func (s *Server) handle(c *conn, req *protocol.Request, named map[string]int) (reply *protocol.Reply, fds []int, names []string) {
 	reply = new(protocol.Reply)
-	if req.Version != protocol.Version && req.Version != protocol.Version-1 {
+	if req.Op != protocol.OpHello && req.Version != protocol.Version && req.Version != protocol.Version-1 {
 		reply.Code, reply.Error = protocol.CodeInvalid, "protocol version "+itoa(uint64(req.Version))+" is not known, only "+itoa(protocol.Version)+" and the one before"
 		return reply, nil, nil
 	}

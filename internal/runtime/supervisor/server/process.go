@@ -150,6 +150,7 @@ func (p *process) exit(code int, unknown bool) {
 	p.srv.keepExit(&p.info) // with p locked, so that Forget finds the file; before anybody may rely on it
 	p.mu.Unlock()
 	p.srv.tell(&e)
+	p.srv.endIfIdle()
 }
 
 // exitPath is the file that keeps the exit of process id.

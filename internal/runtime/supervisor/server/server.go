@@ -10,8 +10,10 @@ package server
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +55,8 @@ type Server struct {
 	kept     []savedConn // connections of the program before, until they are served again
 	lock     int         // of the file that says whose the socket is
 
+	ending atomic.Bool // SIGTERM has come
+
 	reapMu    sync.Mutex
 	children  map[int]*process // by pid
 	upgrading bool             // no launch may begin
@@ -65,6 +69,7 @@ const pumpers = 3 // threads that move output: one may wait for a disk
 // Run serves until OpQuit; it returns nil then.
 func Run(conf Config) error {
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no container process may look into this one
+	unix.Umask(0o022)                            // what containers begin with, whatever the engine was started with
 	s := &Server{
 		conf:     conf,
 		spaces:   make(chan *workspace, pumpers+1),
@@ -108,11 +113,32 @@ func Run(conf Config) error {
 		unix.Close(conf.Ready)
 	}
 	s.resumeConns()
+	go s.endOnSignal()
 	go reap() // after that: the watchers must be told
 	for range pumpers {
 		go s.poll.run(&s.gate)
 	}
 	return s.accept()
+}
+
+// endOnSignal makes SIGTERM mean: end when nothing runs any more. A machine that goes down sends it to all processes, and
+// the containers' ends are still to be told; but a kill by mistake ends no container's logging. They are caught, not ignored, for
+// that would be inherited.
+func (s *Server) endOnSignal() {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	for sig := range ch {
+		if sig == unix.SIGTERM {
+			s.ending.Store(true)
+			s.endIfIdle()
+		}
+	}
+}
+
+func (s *Server) endIfIdle() {
+	if s.ending.Load() && s.quit() == nil {
+		os.Exit(0)
+	}
 }
 
 // complain tells of what nobody asked for and nobody waits for.
