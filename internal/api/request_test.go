@@ -47,6 +47,18 @@ func TestParseUnix(t *testing.T) {
 	}
 }
 
+func FuzzUnix(f *testing.F) {
+	for _, s := range []string{"0", "1.5", "-1.000000001", "1.", ".1", "99999999999.999999999999"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := parseUnix(s)
+		if err == nil && (got.Nanosecond() < 0 || got.Nanosecond() > 999999999) {
+			t.Errorf("%q: %v", s, got)
+		}
+	})
+}
+
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]map[string][]string{

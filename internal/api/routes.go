@@ -3,6 +3,7 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strings"
 
 	"gantry/internal/errs"
@@ -170,6 +171,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.log.Enabled(r.Context(), slog.LevelDebug) {
 		s.log.Debug("request", "method", r.Method, "path", r.URL.Path)
 	}
+	defer s.survive(r)
 	err = rt.handle(s, c)
 	if err == nil || r.Context().Err() != nil { // no one to tell
 		return
@@ -178,4 +180,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	fail(w, err, false)
+}
+
+// survive logs a panic of a handler where everyone sees it, and ends the connection: how far the reply had got is unknown.
+func (s *Server) survive(r *http.Request) {
+	if p := recover(); p != nil {
+		if p != http.ErrAbortHandler {
+			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		}
+		panic(http.ErrAbortHandler)
+	}
 }

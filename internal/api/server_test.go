@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -213,6 +214,24 @@ func TestShutdownEndsStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { resp.Body.Close() })
+}
+
+// TestPanicIsLoggedAndSurvived: containers.Get of no service at all panics.
+func TestPanicIsLoggedAndSurvived(t *testing.T) {
+	t.Parallel()
+	s, sock := serve(t)
+	var logged bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&logged, nil))
+	c := client(t, sock, false)
+	if resp, err := c.Get("http://x/containers/x/json"); err == nil {
+		t.Errorf("answered %s", resp.Status)
+	}
+	if resp, _ := do(t, c, "GET", "/_ping", ""); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+	if !strings.Contains(logged.String(), "request panicked") || !strings.Contains(logged.String(), "containerInspect") {
+		t.Errorf("log: %s", logged.String())
+	}
 }
 
 func TestStatusOfEveryKind(t *testing.T) {
