@@ -25,7 +25,7 @@ type Group struct {
 	// Warnings says, in Docker's words, which limits the host could not set when the group was made.
 	Warnings []string
 
-	pidsMax string // for Join, what version 1 writes after the fork
+	pidsMax string // for Join, what version 1, and a low limit on version 2, has written after the fork
 }
 
 // Join tells how to fork a process into a group. It has the fields of spec.Cgroup, so that one converts to the
@@ -291,9 +291,18 @@ func (h *Host) plan(r Resources) []write {
 	return kept
 }
 
+// lowPids is more than init has threads; see package fork.
+const lowPids = 32
+
 func (g *Group) apply(r Resources, update bool) error {
 	var again []write
+	// A very low limit of processes is set once init is about to exec: its own threads need more.
+	late := g.host.kind == V2 && !update && r.PidsLimit > 0 && r.PidsLimit < lowPids
 	for _, w := range g.host.plan(r) {
+		if late && w.file == "pids.max" {
+			g.pidsMax = numOrMax(r.PidsLimit)
+			continue
+		}
 		err := g.write(&w)
 		if update && g.host.kind != V2 && errors.Is(err, unix.EINVAL) {
 			// Two files bound each other (limit and memsw, period and quota), and here the other has to move first.
