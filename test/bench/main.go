@@ -32,11 +32,11 @@ type row struct {
 
 var rows = []row{
 	{name: "run --rm", args: words("run --rm --network none busybox true")},
-	{name: "run -d", args: words("run -d --name b --network none busybox sleep 1000"), after: [][]string{words("rm -f b")}},
+	{name: "run -d", args: words("run -d --name bench --network none busybox sleep 1000"), after: [][]string{words("rm -f bench")}},
 	{name: "exec", args: words("exec idle true")},
-	{name: "start", before: [][]string{words("create --name b --network none busybox sleep 1000")}, args: words("start b"), after: [][]string{words("rm -f b")}},
-	{name: "stop", before: [][]string{words("run -d --init --name b --network none busybox sleep 1000")}, args: words("stop b"), after: [][]string{words("rm -f b")}},
-	{name: "rm -f, running", before: [][]string{words("run -d --name b --network none busybox sleep 1000")}, args: words("rm -f b")},
+	{name: "start", before: [][]string{words("create --name bench --network none busybox sleep 1000")}, args: words("start bench"), after: [][]string{words("rm -f bench")}},
+	{name: "stop", before: [][]string{words("run -d --init --name bench --network none busybox sleep 1000")}, args: words("stop bench"), after: [][]string{words("rm -f bench")}},
+	{name: "rm -f, running", before: [][]string{words("run -d --name bench --network none busybox sleep 1000")}, args: words("rm -f bench")},
 	{name: "ps", args: words("ps")},
 }
 

@@ -138,8 +138,8 @@ func TestKillTheDaemonAtEveryStep(t *testing.T) {
 			}
 			// A whole life passes every step; the daemon dies somewhere on the way.
 			for _, args := range [][]string{
-				{"create", "--name", "c", "--network", "none", "busybox", "sleep", "1000"},
-				{"start", "c"}, {"stop", "-t", "0", "c"}, {"start", "c"}, {"kill", "c"}, {"rm", "-f", "c"},
+				{"create", "--name", "victim", "--network", "none", "busybox", "sleep", "1000"},
+				{"start", "victim"}, {"stop", "-t", "0", "victim"}, {"start", "victim"}, {"kill", "victim"}, {"rm", "-f", "victim"},
 			} {
 				engine.Run(e.CLI(args...))
 				if e.Ping() != nil {
@@ -158,11 +158,11 @@ func TestKillTheDaemonAtEveryStep(t *testing.T) {
 			if s := okOn(t, e, "inspect", "-f", "{{.State.Status}}", "other"); s != "running" {
 				t.Errorf("the other container is %s", s)
 			}
-			if r := must(t, e.CLI("inspect", "c")); r.Code == 0 {
-				okOn(t, e, "rm", "-f", "c")
+			if r := must(t, e.CLI("inspect", "victim")); r.Code == 0 {
+				okOn(t, e, "rm", "-f", "victim")
 			}
-			okOn(t, e, "run", "-d", "--name", "c", "--network", "none", "busybox", "sleep", "1000")
-			okOn(t, e, "rm", "-f", "c")
+			okOn(t, e, "run", "-d", "--name", "victim", "--network", "none", "busybox", "sleep", "1000")
+			okOn(t, e, "rm", "-f", "victim")
 			// ownEngine's cleanup checks for leaks.
 		})
 	}

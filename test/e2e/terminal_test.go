@@ -107,10 +107,11 @@ func TestRunOnATerminal(t *testing.T) {
 	pty.Setsize(tt.pty, &pty.Winsize{Rows: 41, Cols: 77})
 	tt.send("until [ \"$(stty size)\" = '41 77' ]; do :; done; echo resized''!\n")
 	tt.expect("resized!")
-	tt.send("echo sleep''ing; sleep 1000\n")
-	tt.expect("sleeping")
-	tt.send("\x03") // ctrl-c goes to the foreground job, not to the client
-	tt.expect("^C")
+	// Ctrl-c goes to the foreground job, not to the client. The job says when it is there.
+	tt.send("sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo wai\"\"ting; while :; do sleep 0.1; done'\n")
+	tt.expect("waiting")
+	tt.send("\x03")
+	tt.expect("caught")
 	tt.expect("# ") // the prompt is back: what is typed earlier may be flushed with the interrupt
 	tt.send("echo after''wards; exit 5\n")
 	tt.expect("afterwards")
