@@ -28,12 +28,16 @@ func (s *Service) Attach(ctx context.Context, ref string, o AttachOptions) (*Att
 	case Restarting:
 		return nil, errs.Conflict.Errorf("container %s is restarting, wait until the container is running", ref)
 	}
-	a := newAttachment(snap.Config.Tty, o.Stdout, o.Stderr, keys)
+	a := newAttachment(snap.Config.Tty, o.Stdin && snap.Config.OpenStdin, o.Stdout, o.Stderr, keys)
 	a.onDetach = func() { s.event(c.snap.Load(), "detach") }
 	a.onClose = func() { c.detach(a) }
 	a.closeStdin = func() {
 		// Docker's rule: with StdinOnce the process sees the end of its input; otherwise the client leaves.
 		if snap.Config.StdinOnce && !snap.Config.Tty {
+			// Every copy of the write end has to go, those of the others who are attached too.
+			for _, other := range c.takeEarly() {
+				other.dropStdin()
+			}
 			s.closeStdin(c.id)
 		} else {
 			a.finish(nil)
@@ -47,7 +51,7 @@ func (s *Service) Attach(ctx context.Context, ref string, o AttachOptions) (*Att
 	s.event(&snap, "attach")
 	if !o.Stream {
 		a.finish(nil)
-		return a.handle(o.Stdin && snap.Config.OpenStdin), nil
+		return a.handle(), nil
 	}
 	// In the goroutine, so that no start slips between looking at the status and waiting for the start.
 	err = c.do(ctx, func() error {
@@ -67,7 +71,7 @@ func (s *Service) Attach(ctx context.Context, ref string, o AttachOptions) (*Att
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() { a.Close() })
-	return a.handle(o.Stdin && snap.Config.OpenStdin), nil
+	return a.handle(), nil
 }
 
 func (s *Service) closeStdin(id string) {
@@ -115,11 +119,11 @@ func (c *container) endAttached() {
 // attachment is one client's hold on the streams of a container or an exec. It may be made before there is a
 // process; join then gives it the streams.
 type attachment struct {
-	tty            bool
-	stdout, stderr bool
-	keys           detacher
-	before         LogReader // what comes ahead of the stream; nil: nothing
-	begun          bool      // Next's own: before is at its end
+	tty                   bool
+	stdin, stdout, stderr bool
+	keys                  detacher
+	before                LogReader // what comes ahead of the stream; nil: nothing
+	begun                 bool      // Next's own: before is at its end
 
 	onDetach, onClose, closeStdin func()
 	waitEnd                       <-chan struct{} // an exec's: the end is told only when the exit code is known
@@ -127,11 +131,10 @@ type attachment struct {
 	joined chan struct{} // closed when out and in are set, or there will be none
 	once   sync.Once
 
-	mu    sync.Mutex
-	out   *supervisor.Attachment
-	in    *os.File
-	err   error // of joining
-	ended bool
+	mu  sync.Mutex
+	out *supervisor.Attachment
+	in  *os.File
+	err error // of joining
 
 	drained   chan struct{} // closed when Next has met the end of the output
 	drainOnce sync.Once
@@ -144,17 +147,17 @@ type attachment struct {
 	held   []byte // scratch of Write
 }
 
-func newAttachment(tty, stdout, stderr bool, keys []byte) *attachment {
+func newAttachment(tty, stdin, stdout, stderr bool, keys []byte) *attachment {
 	if tty {
 		stderr = false // a terminal has one output
 	}
-	return &attachment{tty: tty, stdout: stdout, stderr: stderr, keys: detacher{keys: keys}, joined: make(chan struct{}), left: make(chan struct{}), drained: make(chan struct{}),
+	return &attachment{tty: tty, stdin: stdin, stdout: stdout, stderr: stderr, keys: detacher{keys: keys}, joined: make(chan struct{}), left: make(chan struct{}), drained: make(chan struct{}),
 		onDetach: func() {}, onClose: func() {}, closeStdin: func() {}}
 }
 
-func (a *attachment) handle(stdin bool) *Attachment {
+func (a *attachment) handle() *Attachment {
 	h := &Attachment{Terminal: a.tty, Output: a}
-	if stdin {
+	if a.stdin {
 		h.Stdin = (*attachedStdin)(a)
 	}
 	return h
@@ -169,19 +172,18 @@ func (a *attachment) join(ctx context.Context, k *supervisor.Keeper, id string) 
 		if a.stdout || a.stderr {
 			a.out, a.err = k.Attach(ctx, id, a.stdout, a.stderr)
 		}
-		// A process without stdin has none to write to: what the client sends goes nowhere.
-		a.in, _ = k.Stdin(id)
+		if a.stdin {
+			// It may be closed already: what the client sends goes nowhere then.
+			a.in, _ = k.Stdin(id)
+		}
 	})
 }
 
 // end tells that the process is gone: with no streams joined nothing will come.
 func (a *attachment) end() {
 	a.once.Do(func() { close(a.joined) })
+	a.dropStdin()
 	a.mu.Lock()
-	a.ended = true
-	if a.in != nil {
-		a.in.Close()
-	}
 	out := a.out
 	a.mu.Unlock()
 	if out == nil {
@@ -198,13 +200,11 @@ func (a *attachment) finish(err error) {
 		a.leftErr = err
 		close(a.left)
 		a.once.Do(func() { close(a.joined) })
+		a.dropStdin()
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if a.out != nil {
 			a.out.Close()
-		}
-		if a.in != nil {
-			a.in.Close()
 		}
 	})
 }
@@ -272,6 +272,16 @@ func (a *attachment) Close() error {
 	return nil
 }
 
+// dropStdin closes this attachment's copy of stdin's write end.
+func (a *attachment) dropStdin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.in != nil {
+		a.in.Close()
+		a.in = nil
+	}
+}
+
 // attachedStdin is the writing side of an attachment.
 type attachedStdin attachment
 
@@ -318,7 +328,6 @@ func (w *attachedStdin) Close() error {
 	}
 	a.mu.Lock()
 	in := a.in
-	a.in = nil
 	a.mu.Unlock()
 	if in == nil {
 		return nil
@@ -327,7 +336,7 @@ func (w *attachedStdin) Close() error {
 		in.Write(rest)
 	}
 	// First the file, then the supervisor's write end: the process reads the end when the last one is closed.
-	in.Close()
+	a.dropStdin()
 	a.closeStdin()
 	return nil
 }

@@ -106,6 +106,9 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 		if config.Hostname != "" {
 			return nil, nil, errs.Invalid.Errorf("conflicting options: hostname and the network mode")
 		}
+		if other, err := s.Get(host.NetworkMode.ConnectedContainer()); err == nil {
+			config.Hostname, config.Domainname = other.Config.Hostname, other.Config.Domainname
+		}
 	case config.Hostname == "":
 		config.Hostname = ids.Short(id)
 	}

@@ -124,7 +124,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 	s.event(&snap, "exec_start: "+strings.Join(x.config.Cmd, " "), "execID", x.id)
 	var a *attachment
 	if !detach {
-		a = newAttachment(x.config.Tty, x.config.AttachStdout, x.config.AttachStderr, x.keys)
+		a = newAttachment(x.config.Tty, x.config.AttachStdin, x.config.AttachStdout, x.config.AttachStderr, x.keys)
 		a.onDetach = func() { s.event(x.c.snap.Load(), "exec_detach", "execID", x.id) }
 		a.waitEnd = x.done
 		a.closeStdin = func() { s.closeStdin(x.id) }
@@ -150,7 +150,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 		return nil, nil
 	}
 	context.AfterFunc(ctx, func() { a.Close() })
-	return a.handle(x.config.AttachStdin), nil
+	return a.handle(), nil
 }
 
 // execError is startError for execs.

@@ -44,6 +44,9 @@ func (c *container) ended(e supervisor.Exit) {
 		s.forget(c.id) // of a start that was undone, or told again
 		return
 	}
+	if e.At.Before(l.Started) {
+		return // of the run before this one, told again: the supervisor names runs of a container alike
+	}
 	ran := c.settle(e, c.oomKilled())
 	// First to the exec-root: a crash repeats what follows, and who is told of the end now must not find it undone.
 	kept := *l
