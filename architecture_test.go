@@ -17,24 +17,25 @@ var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
 	{"internal/kernel/"},
 	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/client", "internal/state", "internal/events"},
-	{"internal/container", "internal/image"},
+	{"internal/container", "internal/image", "internal/registry", "internal/registry/"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
 }
 
 // sameFloor lists the imports within a floor that are meant.
 var sameFloor = map[string][]string{
-	"internal/kernel/":  {"internal/kernel/"},
-	"internal/runtime":  {"internal/runtime/", "internal/layer"},
-	"internal/runtime/": {"internal/runtime/"},
-	"internal/layer":    {"internal/content", "internal/state"},
-	"internal/content":  {"internal/state"},
-	"internal/cli":      {"internal/cli/"},
-	"internal/cli/":     {"internal/cli/"},
-	"internal/api/":     {"internal/api"},
-	"internal/api":      {"internal/api/"},
-	"cmd/":              {"internal/daemon"},
-	"test/":             {"test/"},
+	"internal/kernel/":   {"internal/kernel/"},
+	"internal/runtime":   {"internal/runtime/", "internal/layer"},
+	"internal/runtime/":  {"internal/runtime/"},
+	"internal/layer":     {"internal/content", "internal/state"},
+	"internal/content":   {"internal/state"},
+	"internal/cli":       {"internal/cli/"},
+	"internal/cli/":      {"internal/cli/"},
+	"internal/api/":      {"internal/api"},
+	"internal/api":       {"internal/api/"},
+	"internal/registry/": {"internal/registry", "internal/registry/"},
+	"cmd/":               {"internal/daemon"},
+	"test/":              {"test/"},
 }
 
 // small programs may import nothing but these, besides the standard library: they must stay tiny.
@@ -45,7 +46,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/registry/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string

@@ -23,6 +23,8 @@ require (
 	github.com/klauspost/compress v1.20.3
 )
 
+require golang.org/x/crypto v0.58.0
+
 require (
 	github.com/rogpeppe/go-internal v1.16.0
 	golang.org/x/tools v0.36.0 // indirect

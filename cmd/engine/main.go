@@ -7,12 +7,16 @@ import (
 	"os"
 
 	"gantry/internal/daemon"
+	"gantry/internal/registry/command"
 )
 
 func main() {
 	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "registry" {
+		os.Exit(command.Main(args[1:]))
+	}
 	if len(args) == 0 || args[0] != "daemon" {
-		fmt.Fprintln(os.Stderr, "Usage:  engine daemon [OPTIONS]\n\nThe engine of Gantry; `gantry daemon` runs it.")
+		fmt.Fprintln(os.Stderr, "Usage:  engine daemon [OPTIONS]\n        engine registry serve [OPTIONS]\n\nThe engine of Gantry; `gantry daemon` and `gantry registry` run it.")
 		os.Exit(2)
 	}
 	// Run from a memfd, the kernel calls it by the number of a descriptor; people look for it in ps and top.

@@ -1,0 +1,140 @@
+// Package command is `gantry registry`: flags and a file make a registry's configuration, and it runs over a folder.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"gantry/internal/registry"
+	"gantry/internal/registry/disk"
+)
+
+const usage = `Usage:  gantry registry serve [OPTIONS]
+
+Run a private registry
+
+Options:
+`
+
+// Main runs `registry ARGS…` and returns the exit code.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := Run(ctx, args, os.Stdout, os.Stderr, nil)
+	switch {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+		return 0
+	default:
+		fmt.Fprintln(os.Stderr, "gantry registry:", err)
+		return 1
+	}
+}
+
+// Run runs `registry ARGS…` until ctx ends. ready, if set, is told the address.
+func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(net.Addr)) error {
+	if len(args) == 0 || args[0] != "serve" {
+		cfg, fs := flags()
+		_ = cfg
+		fmt.Fprint(out, usage+fs.FlagUsages())
+		if len(args) > 0 && args[0] != "--help" && args[0] != "-h" && args[0] != "help" {
+			return fmt.Errorf("unknown command: registry %s", args[0])
+		}
+		return nil
+	}
+	cfg, level, err := Parse(args[1:], out)
+	if err != nil {
+		return err
+	}
+	st, err := disk.Open(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	return registry.Serve(ctx, cfg, st, log, ready)
+}
+
+type options struct {
+	config, listen, data, tls, cert, key, htpasswd, level string
+	names, upstreams                                      []string
+}
+
+func flags() (*options, *pflag.FlagSet) {
+	var o options
+	fs := pflag.NewFlagSet("registry serve", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.StringVarP(&o.config, "config", "c", "", "Configuration file (YAML); the other options come on top of it")
+	fs.StringVarP(&o.listen, "listen", "l", "", "Address to serve at (default \":5000\")")
+	fs.StringVarP(&o.data, "data", "d", "", "Folder of everything (default \"/var/lib/registry\")")
+	fs.StringVar(&o.tls, "tls", "", "HTTPS: off, auto (a certificate is made on the first start) or files (default \"off\")")
+	fs.StringVar(&o.cert, "tls-cert", "", "Certificate file")
+	fs.StringVar(&o.key, "tls-key", "", "Key file")
+	fs.StringSliceVar(&o.names, "tls-name", nil, "Further name or address of the automatic certificate")
+	fs.StringVar(&o.htpasswd, "htpasswd", "", "File of users (htpasswd -B): only they may do anything")
+	fs.StringSliceVar(&o.upstreams, "proxy", nil, "Be a cache of HOST, which is at HOST=URL if not at https://HOST")
+	fs.StringVar(&o.level, "log-level", "info", "Least level that is logged: debug, info, warn, error")
+	fs.SetOutput(io.Discard)
+	return &o, fs
+}
+
+// Parse makes a configuration of `registry serve`'s arguments. Help goes to out.
+func Parse(args []string, out io.Writer) (cfg registry.Config, level slog.Level, err error) {
+	o, fs := flags()
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			fmt.Fprint(out, usage+fs.FlagUsages())
+		}
+		return cfg, 0, err
+	}
+	if fs.NArg() > 0 {
+		return cfg, 0, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if err := level.UnmarshalText([]byte(o.level)); err != nil {
+		return cfg, 0, fmt.Errorf("log level %q: want debug, info, warn or error", o.level)
+	}
+	if o.config != "" {
+		if cfg, err = registry.ReadConfig(o.config); err != nil {
+			return cfg, 0, err
+		}
+	}
+	set := func(to *string, v string) {
+		if v != "" {
+			*to = v
+		}
+	}
+	set(&cfg.Listen, o.listen)
+	set(&cfg.Data, o.data)
+	set(&cfg.TLS.Cert, o.cert)
+	set(&cfg.TLS.Key, o.key)
+	set(&cfg.Auth.Htpasswd, o.htpasswd)
+	if o.cert != "" {
+		cfg.TLS.Mode = "files"
+	}
+	set(&cfg.TLS.Mode, o.tls)
+	cfg.TLS.Names = append(cfg.TLS.Names, o.names...)
+	if cfg.Data == "" {
+		cfg.Data = "/var/lib/registry"
+	}
+	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
+		return cfg, 0, err
+	}
+	for _, up := range o.upstreams {
+		host, url, _ := strings.Cut(up, "=")
+		if cfg.Proxy.Upstreams == nil {
+			cfg.Proxy.Upstreams = map[string]registry.Upstream{}
+		}
+		cfg.Proxy.Upstreams[host] = registry.Upstream{URL: url}
+	}
+	return cfg, level, cfg.Check()
+}

@@ -1,0 +1,88 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Serve answers at the configured address until ctx ends, then lets the requests under way come to their end, for a
+// while. ready, if set, is told the address.
+func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	srv := s.httpServer()
+	switch s.cfg.TLS.Mode {
+	case "auto":
+		if srv.TLSConfig, err = autoTLS(s.cfg.Data, s.cfg.TLS.Names); err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
+		s.log.Info("clients must trust", "ca", CAFile(s.cfg.Data))
+	case "files":
+		pair, err := tls.LoadX509KeyPair(s.cfg.TLS.Cert, s.cfg.TLS.Key)
+		if err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+	}
+	s.background.Go(func() { s.Run(ctx) })
+	ended := make(chan error, 1)
+	go func() {
+		if srv.TLSConfig != nil {
+			ended <- srv.ServeTLS(l, "", "")
+		} else {
+			ended <- srv.Serve(l)
+		}
+	}()
+	s.log.Info("serving", "address", l.Addr().String(), "tls", s.cfg.TLS.Mode, "data", s.cfg.Data)
+	if ready != nil {
+		ready(l.Addr())
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(last); err != nil {
+		srv.Close()
+	}
+	<-ended
+	return nil
+}
+
+func (s *Server) httpServer() *http.Server {
+	return &http.Server{
+		Handler: s.Handler(),
+		// Whole requests and answers have no deadline, only their pieces (response.go): a layer takes as long as it takes.
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// Close ends what goes on behind the requests.
+func (s *Server) Close() error {
+	s.cancel()
+	s.background.Wait()
+	return nil
+}
+
+// Serve runs a registry over st until ctx ends.
+func Serve(ctx context.Context, cfg Config, st Storage, log *slog.Logger, ready func(net.Addr)) error {
+	s, err := New(cfg, st, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.Serve(ctx, ready), s.Close())
+}
