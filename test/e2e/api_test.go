@@ -62,7 +62,7 @@ var today = map[string]struct {
 	`GET /events?filters=notjson `:               {400, "invalid filter"},
 	`GET /containers/json?limit=x `:              {400, `strconv.Atoi: parsing "x": invalid syntax`},
 	`GET /images/nosuch/json `:                   {404, "No such image: nosuch:latest"},
-	`POST /images/busybox/tag?repo=Bad&tag=b `:   {400, `"Bad:b" is not a valid repository/tag: invalid reference format: repository name (library/Bad) must be lowercase`},
+	`POST /images/busybox/tag?repo=Bad&tag=b `:   {400, `invalid reference format: repository name (library/Bad) must be lowercase`},
 	`GET /images/json?filters={"nosuch":["x"]} `: {400, "invalid filter 'nosuch'"},
 }
 
