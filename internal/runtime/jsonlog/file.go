@@ -18,10 +18,23 @@ type File struct {
 	ino  uint64
 }
 
+// New makes a File that opens, or creates, the newest file when Ensure is called first.
+func New(path string, maxSize int64, maxFiles int) *File {
+	return &File{Path: path, MaxSize: maxSize, MaxFiles: maxFiles, fd: -1}
+}
+
 // Open opens or creates the newest file; its mode is 0640, Docker's.
 func Open(path string, maxSize int64, maxFiles int) (*File, error) {
-	f := &File{Path: path, MaxSize: maxSize, MaxFiles: maxFiles, fd: -1}
-	return f, f.open(0)
+	f := New(path, maxSize, maxFiles)
+	return f, f.Ensure()
+}
+
+// Ensure opens the newest file unless it is open.
+func (f *File) Ensure() error {
+	if f.fd >= 0 {
+		return nil
+	}
+	return f.open(0)
 }
 
 func (f *File) open(flags int) error {
@@ -71,10 +84,8 @@ func (f *File) Rewind(ino uint64, size int64) error {
 
 // Write appends records. If not all could be written (a full disk), what was is taken back.
 func (f *File) Write(records []byte) error {
-	if f.fd < 0 {
-		if err := f.open(0); err != nil {
-			return err
-		}
+	if err := f.Ensure(); err != nil {
+		return err
 	}
 	for done := 0; done < len(records); {
 		n, err := unix.Write(f.fd, records[done:])

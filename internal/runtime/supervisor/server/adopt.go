@@ -43,10 +43,7 @@ func (s *Server) adopt(req *protocol.Request, named map[string]int) error {
 		return fd
 	}
 	p.pidfd, p.stdin, p.pty, p.ptyIn = take(protocol.FdPid), take(protocol.FdStdin), take(protocol.FdPty), take(protocol.FdPtyIn)
-	if err := p.openLog(); err != nil {
-		s.complain("open log", err)
-		p.log = nil
-	}
+	p.openLog()
 	for i, name := range []string{protocol.FdStdout, protocol.FdStderr} {
 		if fd := take(name); fd >= 0 {
 			p.streams[i] = &stream{p: p, i: i, fd: fd, slot: s.state.slot(p.slot, i)}

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +38,7 @@ func (s *Server) launch(req *protocol.Request, named map[string]int) (*process, 
 	if err := s.announce(p); err != nil {
 		return nil, nil, err
 	}
-	b := &birth{p: p, l: l, mode: mode, payload: payload, status: -1, target: -1, child: [3]int{-1, -1, -1}}
+	b := &birth{p: p, l: l, mode: mode, payload: payload, target: -1, child: [3]int{-1, -1, -1}}
 	failure, err := b.run()
 	b.close()
 	if failure == nil && err == nil {
@@ -115,9 +116,9 @@ type birth struct {
 	l       *spec.Launch
 	mode    string
 	payload int
-	child   [3]int // its stdio
-	status  int    // our end of the status socket
-	target  int    // pidfd of the process to join
+	child   [3]int   // its stdio
+	status  *os.File // our end of the status socket; waited for by the runtime's poller, for a launch may take long
+	target  int      // pidfd of the process to join
 	ptyDone bool
 }
 
@@ -127,7 +128,9 @@ func (b *birth) close() {
 			closeFd(&b.child[i])
 		}
 	}
-	closeFd(&b.status)
+	if b.status != nil {
+		b.status.Close()
+	}
 	closeFd(&b.target)
 }
 
@@ -137,9 +140,7 @@ func (b *birth) run() (*spec.Failure, error) {
 		return nil, errors.New("too many processes: " + strconv.Itoa(maxProcesses))
 	}
 	p.info.Slot = p.slot
-	if err := p.openLog(); err != nil {
-		return nil, err
-	}
+	p.openLog()
 	if err := b.stdio(); err != nil {
 		return nil, errors.New("pipes: " + err.Error())
 	}
@@ -147,7 +148,8 @@ func (b *birth) run() (*spec.Failure, error) {
 	if err != nil {
 		return nil, errors.New("socketpair: " + err.Error())
 	}
-	b.status = pair[0]
+	unix.SetNonblock(pair[0], true)
+	b.status = os.NewFile(uintptr(pair[0]), "status")
 	files := []uintptr{uintptr(b.child[0]), uintptr(b.child[1]), uintptr(b.child[2]), uintptr(b.payload), uintptr(pair[1])}
 	if err := b.join(); err != nil {
 		unix.Close(pair[1])
@@ -188,12 +190,12 @@ func maps(in []spec.IDMap) []syscall.SysProcIDMap {
 	return out
 }
 
-func (p *process) openLog() (err error) {
-	if p.info.Log.Driver != "json-file" || p.info.Log.Path == "" {
-		return nil
+// openLog makes the log's File. The file itself is made with the first output: creating one costs as much as the fork, and many
+// processes never say a word.
+func (p *process) openLog() {
+	if l := &p.info.Log; l.Driver == "json-file" && l.Path != "" {
+		p.log = jsonlog.New(l.Path, l.MaxSize, l.MaxFiles)
 	}
-	p.log, err = jsonlog.Open(p.info.Log.Path, p.info.Log.MaxSize, p.info.Log.MaxFiles)
-	return err
 }
 
 // stdio makes the child's fds 0 to 2 and ours behind them. Only ours are nonblocking, the two ends of a pipe differ in that.
@@ -278,12 +280,21 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 	execs := false
 	buf := make([]byte, spec.StatusMax)
 	oob := make([]byte, unix.CmsgSpace(4*4))
+	raw, err := b.status.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(b.status, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		var n, oobn int
+		var err error
+		rerr := raw.Read(func(fd uintptr) bool {
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+			return err != unix.EAGAIN
+		})
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil {
+		if err != nil || rerr != nil {
 			break // ECONNRESET: it ended without reading an answer
 		}
 		var fds []int
@@ -314,7 +325,7 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 				return nil, errors.New("terminal: " + err.Error())
 			}
 			fds = nil
-			unix.Sendto(b.status, []byte(spec.StatusOK), unix.MSG_NOSIGNAL, nil)
+			raw.Control(func(fd uintptr) { unix.Sendto(int(fd), []byte(spec.StatusOK), unix.MSG_NOSIGNAL, nil) })
 		case strings.HasPrefix(msg, spec.StatusPID):
 			if pid, err := strconv.Atoi(msg[len(spec.StatusPID):]); err == nil && pid > 1 && p.pid == 0 {
 				b.claim(pid, -1)

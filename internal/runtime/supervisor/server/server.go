@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -68,8 +69,9 @@ const pumpers = 3 // threads that move output: one may wait for a disk
 
 // Run serves until OpQuit; it returns nil then.
 func Run(conf Config) error {
-	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no container process may look into this one
-	unix.Umask(0o022)                            // what containers begin with, whatever the engine was started with
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)                                                      // no container process may look into this one
+	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("gantry-supervis\x00")[0])), 0, 0, 0) // else "64", the number of the fd that was executed
+	unix.Umask(0o022)                                                                                 // what containers begin with, whatever the engine was started with
 	s := &Server{
 		conf:     conf,
 		spaces:   make(chan *workspace, pumpers+1),

@@ -241,6 +241,9 @@ func (s *stream) record(w *workspace, length, side, n int) bool {
 		st.setPhase(logged)
 		return true
 	}
+	if err := p.log.Ensure(); err != nil {
+		p.srv.complain("open log", err) // and again by each write
+	}
 	if p.log.Room() <= 0 {
 		if err := p.log.Rotate(); err != nil {
 			p.srv.complain("rotate log", err)
@@ -339,7 +342,11 @@ func (s *stream) recover() {
 	switch st.phase() {
 	case logging:
 		if s.p.log != nil {
-			if err := s.p.log.Rewind(st.LogInode, int64(st.LogSize)); err != nil {
+			err := s.p.log.Ensure()
+			if err == nil {
+				err = s.p.log.Rewind(st.LogInode, int64(st.LogSize))
+			}
+			if err != nil {
 				s.p.srv.complain("rewind log", err)
 			}
 		}

@@ -262,10 +262,7 @@ func (s *Server) restore(fd int) error {
 		p.slot, p.paused, p.started, p.child, p.lingering = sp.Slot, sp.Paused, true, sp.Child, sp.Lingering
 		if p.slot >= 0 {
 			s.state.take(p.slot)
-			if err := p.openLog(); err != nil {
-				s.complain("open log", err)
-				p.log = nil
-			}
+			p.openLog()
 		}
 		for i := range 2 {
 			if sp.Out[i] >= 0 || sp.Ended[i] {
