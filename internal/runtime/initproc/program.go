@@ -71,7 +71,7 @@ type program struct {
 func newProgram() *program {
 	p := &program{fd: -1}
 	for i := range p.errnos {
-		p.errnos[i] = unix.Errno(i).Error()
+		p.errnos[i] = unix.Errno(i).Error() // a constant of package syscall, not a copy
 	}
 	return p
 }

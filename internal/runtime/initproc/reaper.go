@@ -33,19 +33,24 @@ func reaperCode()
 // reaperAddr returns the address of reaperCode.
 func reaperAddr() unsafe.Pointer
 
-// reaper adds the end with --init.
-func (p *program) reaper(args, env []string) error {
-	p.exec(args, env)
+// reaperImage puts the program together: one that execs the first of paths that can be.
+func reaperImage(paths []*byte) []byte {
 	image := make([]byte, reaperPaths, reaperPaths+4096)
 	copy(image[reaperEntry:], unsafe.Slice((*byte)(reaperAddr()), reaperSize))
 	copy(image[reaperName:], "docker-init")
-	for _, path := range p.paths {
+	for _, path := range paths {
 		image = append(image, unix.BytePtrToString(path)...)
 		image = append(image, 0)
 	}
 	image = append(image, 0)
 	elfHeader(image)
+	return image
+}
 
+// reaper adds the end with --init.
+func (p *program) reaper(args, env []string) error {
+	p.exec(args, env)
+	image := reaperImage(p.paths)
 	fd, err := unix.MemfdCreate("docker-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return err

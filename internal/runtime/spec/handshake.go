@@ -17,12 +17,13 @@ package spec
 //
 //	init  init is born as a child of the supervisor inside the new namespaces Launch.Clone, its uid and gid
 //	      maps written, in its cgroup, and as the process that will exec. With CLONE_NEWPID it is PID 1.
-//	join  (Launch.JoinPID) as init, but init is born in the host's namespaces (and in the cgroup): it clones
-//	      itself raw with CLONE_PARENT, and that single-threaded child joins fd 5's PID namespace by setns(2)
-//	      and clones, with CLONE_PARENT and Init.Clone &^ CLONE_NEWPID, the process that execs. CLONE_NEWUSER
-//	      is refused by the supervisor in this mode.
-//	exec  as join, but the child joins all namespaces of fd 5 (those that differ from its own), and clones
-//	      with CLONE_PARENT only.
+//	join  (Launch.JoinPID) as init, but init is born in the host's namespaces (and in the cgroup) and stays in
+//	      the host's PID namespace: it joins that of fd 5 for its children (setns(2)), makes the namespaces
+//	      Init.Clone itself (unshare(2)), mounts and prepares everything, takes on the container's user and
+//	      privileges, and then clones with CLONE_PARENT the process that execs. CLONE_NEWUSER is refused by the
+//	      supervisor in this mode.
+//	exec  as join, but it joins all namespaces of fd 5. Where a user namespace is among them, which only a
+//	      process with one thread may enter, a raw clone with CLONE_PARENT goes before.
 //
 // So no process bigger than init is ever forked inside a container's namespaces, and the one that execs is always a child of the
 // supervisor (CLONE_PARENT twice), which alone can wait for it. The supervisor reaps the children between.
