@@ -187,8 +187,9 @@ func (c *container) reconcile(p *supervisor.Process, l *live, j *left) (start bo
 			c.resumeStop(j)
 			c.saveBehind(nil)
 		}
-	} else if c.now.Status == Running || c.now.Status == Paused {
-		// It ran, and nobody holds it: the machine was started anew, or the supervisor was lost as well.
+	} else if l != nil || c.now.Status == Running || c.now.Status == Paused {
+		// It ran, and nobody holds it: the machine was started anew, or the supervisor was lost as well. The record
+		// alone may not know yet that it ran.
 		e := supervisor.Exit{ID: c.id, Code: 255, Unknown: true, At: time.Now()}
 		if l == nil {
 			l = &live{Started: c.now.StartedAt}
