@@ -155,15 +155,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 
 // execError is startError for execs.
 func execError(e *supervisor.LaunchError) error {
-	kind := errs.Internal
-	if e.Code == 126 || e.Code == 127 {
-		kind = errs.Invalid
-	}
-	text := e.Message
-	if !strings.Contains(text, "unable to start container process") {
-		text = "unable to start container process: " + text
-	}
-	return kind.Errorf("OCI runtime exec failed: exec failed: %s: unknown", text)
+	return refused(e, "OCI runtime exec failed: exec failed")
 }
 
 func (x *exec) start(snap *Snapshot, a *attachment) error {

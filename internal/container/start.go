@@ -67,18 +67,25 @@ func (c *container) start(byUser bool) error {
 // startError puts a refused launch into the words of dockerd with runc, from which the docker CLI and others
 // derive exit codes: they look for "executable file not found", "permission denied" and the like.
 func startError(e *supervisor.LaunchError) error {
+	return refused(e, "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed")
+}
+
+func refused(e *supervisor.LaunchError, prefix string) error {
 	kind := errs.Internal
 	if e.Code == 126 || e.Code == 127 {
 		kind = errs.Invalid
 	}
 	text := e.Message
-	if strings.HasSuffix(text, "is a directory") {
-		text += ": permission denied" // Go 1.20 changed runc's words; the CLI still looks for these
+	if strings.HasPrefix(text, "unable to find user") || strings.HasPrefix(text, "unable to find group") {
+		return errs.Invalid.Errorf("%s", text) // dockerd looks these up itself
+	}
+	if dir, ok := strings.CutSuffix(text, "is a directory"); ok {
+		text = dir + "permission denied" // runc's words for it, and what the CLI takes for exit code 126
 	}
 	if !strings.Contains(text, "unable to start container process") {
 		text = "unable to start container process: " + text
 	}
-	return kind.Errorf("failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: %s: unknown", text)
+	return kind.Errorf("%s: %s: unknown", prefix, text)
 }
 
 // launch carries out the steps of a start.
