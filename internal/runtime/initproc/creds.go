@@ -79,7 +79,8 @@ func (p *program) seccomp(filter []byte) {
 	}
 	p.keep = append(p.keep, prog)
 	fprog := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	p.call("seccomp", "load seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, ptr(p, fprog))
+	// As runc does: else kernels before 5.16 would turn off speculation for the process, which costs much.
+	p.call("seccomp", "load seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, ptr(p, fprog))
 }
 
 // capabilities returns the highest capability this kernel knows and the permitted set of the caller.

@@ -63,7 +63,7 @@ func enter(payload []byte) error {
 		return err
 	}
 	if len(e.Args) == 0 {
-		return errors.New("No exec command specified")
+		return errors.New("no exec command specified")
 	}
 	proc, err := fs.HostProc()
 	if err != nil {

@@ -89,7 +89,6 @@ func readPayload() ([]byte, error) {
 type launch struct {
 	spec   *spec.Init
 	joined *target // whose PID namespace it lives in, or nil
-	proc   fs.Proc // private, for sysctls
 	root   fs.Root // its root file system, a mount
 	null   int     // the host's /dev/null, O_PATH
 	// mounted maps the targets mounted by us to their mounts' descriptors (O_PATH-like, at their roots).
@@ -312,7 +311,7 @@ func (l *launch) setSysctls() error {
 	if len(l.spec.Sysctls) == 0 {
 		return nil
 	}
-	proc := fs.ProcAt(-1)
+	var proc fs.Proc
 	if fd, ok := l.mounted["/proc"]; ok && l.ownProc {
 		proc = fs.ProcAt(fd)
 	} else {

@@ -93,7 +93,6 @@ type container struct {
 	pty     *os.File
 	failure *spec.Failure
 	cmd     *exec.Cmd
-	status  *os.File
 	copied  sync.WaitGroup
 }
 

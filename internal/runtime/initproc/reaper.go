@@ -28,6 +28,8 @@ const (
 var reaperArgs = []string{"/sbin/docker-init", "--"}
 
 // reaperCode is never called; it is copied.
+//
+//lint:ignore U1000 the assembly takes its address
 func reaperCode()
 
 // reaperAddr returns the address of reaperCode.
