@@ -73,14 +73,21 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 		layers: map[digest.Digest]record{}, unpacking: map[digest.Digest]chan struct{}{},
 		held: map[digest.Digest]int{}, writable: map[string]digest.Digest{},
 	}
-	for _, d := range []string{"layers/tmp", "layers/trash", "layers/0"} {
+	for _, d := range []string{"layers/tmp", "layers/trash", "layers/0", markDir} {
 		if err := os.MkdirAll(filepath.Join(base, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(base, "layers/0"), 0o755); err != nil {
+	for _, d := range []string{"layers/0", markDir} {
+		if err := os.Chmod(filepath.Join(base, d), 0o755); err != nil {
+			return nil, fmt.Errorf("open layers: %w", err)
+		}
+	}
+	mark, err := os.OpenFile(filepath.Join(base, markDir, ".dockerenv"), os.O_CREATE|os.O_RDONLY, 0o755)
+	if err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
+	mark.Close()
 	if s.trash, err = openTrash(filepath.Join(base, "layers/trash")); err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
@@ -90,6 +97,11 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// markDir is the lower layer on top of all others of a container's root. It holds /.dockerenv, by which programs know
+// that they run in a container, so that it is neither in an image nor among what a container has changed. It may
+// hold nothing in a subdirectory: that would hide the mode and owner of the image's own.
+const markDir = "layers/m"
 
 // Close waits for the deletion that is under way, if any; the rest is done after the next Open.
 func (s *Store) Close() error {

@@ -163,8 +163,11 @@ func TestWritableLayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	o, err := s.Overlay(i.ChainID, "c1")
-	if err != nil || o.Base != root || o.Upper != "containers/c1/upper" || o.Work != "containers/c1/work" || len(o.Lower) != 1 {
+	if err != nil || o.Base != root || o.Upper != "containers/c1/upper" || o.Work != "containers/c1/work" || len(o.Lower) != 2 {
 		t.Fatalf("%+v, %v", o, err)
+	}
+	if _, err := os.Stat(filepath.Join(root, o.Lower[0], ".dockerenv")); err != nil {
+		t.Errorf("the topmost lower directory lacks the mark of containers: %v", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(root, o.Upper), &st); err != nil || st.Mode&0o7777 != 0o750 || st.Uid != 7 {
@@ -194,7 +197,7 @@ func TestWritableLayer(t *testing.T) {
 			t.Errorf("ID %q: %v", id, err)
 		}
 	}
-	if o, err := s.Overlay("", "c2"); err != nil || len(o.Lower) != 1 {
+	if o, err := s.Overlay("", "c2"); err != nil || len(o.Lower) != 2 {
 		t.Errorf("an image without layers: %+v, %v", o, err)
 	}
 }

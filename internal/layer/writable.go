@@ -133,6 +133,7 @@ func (s *Store) Overlay(chain digest.Digest, container string) (Overlay, error) 
 	}
 	o := Overlay{Base: s.base, Lower: lower}
 	if container != "" {
+		o.Lower = append([]string{markDir}, lower...)
 		o.Upper = containersDir + "/" + container + "/upper"
 		o.Work = containersDir + "/" + container + "/work"
 	}

@@ -89,7 +89,7 @@ var sessions = []session{
 		"attach life",
 	}},
 	{"logs", []string{
-		"run --name lg --network none busybox sh -c 'for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2'",
+		"run --name lg --network none busybox sh -c 'echo oops >&2; sleep 0.3; for i in 1 2 3 4 5; do echo line $i; done'",
 		"logs lg",
 		"logs --tail 2 lg",
 		"logs --tail 0 lg",
@@ -223,6 +223,7 @@ var masks = []struct{ re, to string }{
 	// The oracle is a Docker of 2022; since then the same errors begin otherwise.
 	{`failed to create task for container: failed to create shim task`, "failed to create shim task"},
 	{`failed to create task for container`, "failed to create shim task"},
+	{`is a directory: permission denied`, "permission denied"},
 	{`Range of CPUs`, "range of CPUs"},
 }
 

@@ -13,7 +13,7 @@ import (
 // devLinks are the links every /dev has.
 var devLinks = [][2]string{
 	{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"},
-	{"pts/ptmx", "ptmx"}, {"/proc/kcore", "core"},
+	{"pts/ptmx", "ptmx"},
 }
 
 // makeDevices fills /dev, unless the user has bound a directory there, which is his.
@@ -42,7 +42,11 @@ func (l *launch) makeDevices() error {
 		defer unix.Close(fd)
 		dev = fd
 	}
-	for _, link := range devLinks {
+	links := devLinks
+	if unix.Access("/proc/kcore", unix.F_OK) == nil { // still the host's /proc; a kernel may be without it
+		links = append(links[:len(links):len(links)], [2]string{"/proc/kcore", "core"})
+	}
+	for _, link := range links {
 		if err := unix.Symlinkat(link[0], dev, link[1]); err != nil && err != unix.EEXIST {
 			return explain("device /dev/"+link[1], "make the link /dev/"+link[1], err)
 		}
