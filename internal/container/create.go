@@ -206,12 +206,7 @@ func (s *Service) create(now *Snapshot) (*container, error) {
 			if err := s.Layers.CreateWritable(now.Image.ChainID, now.ID); err != nil {
 				return err
 			}
-			dir := filepath.Join(s.Root, now.ID)
-			// Programs take this file for the sign that they are in a container.
-			if err := os.WriteFile(filepath.Join(dir, "upper", ".dockerenv"), nil, 0o755); err != nil {
-				return err
-			}
-			return os.Mkdir(filepath.Join(dir, "rootfs"), 0o755)
+			return os.Mkdir(filepath.Join(s.Root, now.ID, "rootfs"), 0o755)
 		}, func() { s.removeDir(now.ID) }},
 		{"record", func() error {
 			recorded = s.State.Submit(func(tx state.Tx) error { return f.reserve(tx) })

@@ -123,7 +123,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{"0": true, "tmp": true, "trash": true}
+	known := map[string]bool{"0": true, filepath.Base(markDir): true, "tmp": true, "trash": true}
 	for _, r := range s.layers {
 		known[r.Dir] = true
 		if n, err := strconv.ParseUint(r.Dir, 36, 64); err == nil {
