@@ -17,7 +17,7 @@ func becomeEngine(args []string) error {
 	if err != nil {
 		return err
 	}
-	argv := append([]string{"gantry", "daemon"}, args...) // what ps and the unit's status show
+	argv := append([]string{"gantry"}, args...) // what ps and the unit's status show
 	return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, argv, os.Environ()))
 }
 

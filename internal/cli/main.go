@@ -111,7 +111,7 @@ func Run(ctx context.Context, env *command.Env, args []string) error {
 		names = append(names, c.Name)
 	}
 	err := fmt.Errorf("%s: unknown command: %s %s\n\nRun '%s --help' for more information", env.Prog, env.Prog, args[0], env.Prog)
-	return suggest(err, env.Prog, args[0], append(names, "daemon"))
+	return suggest(err, env.Prog, args[0], append(names, "daemon", "registry"))
 }
 
 type global struct {
@@ -262,7 +262,7 @@ func rootHelp(env *command.Env, fs *pflag.FlagSet) {
 			rest = append(rest, [2]string{c.Name, c.Short})
 		}
 	}
-	rest = append(rest, [2]string{"daemon", "Run the engine"})
+	rest = append(rest, [2]string{"daemon", "Run the engine"}, [2]string{"registry", "Run a private registry"})
 	var first [][2]string
 	for _, n := range order {
 		first = append(first, [2]string{n, short[n]})
