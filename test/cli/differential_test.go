@@ -8,6 +8,7 @@ package cli_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gantry/test/engine"
 )
@@ -193,7 +195,9 @@ func runScript(t *testing.T, e *engine.Engine, script, bin string) string {
 		t.Fatal(err)
 	}
 	work := t.TempDir()
-	cmd := exec.Command("/bin/sh", "-c", prelude+string(body))
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // a hang is a failure, not a wait
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", prelude+string(body))
 	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "DOCKER_HOST=unix://" + e.Socket, "HOME=" + work, "WORK=" + work, "LANG=C.UTF-8", "TZ=UTC", "FROM_CALLER=yes"}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -35,6 +35,9 @@ var List = &command.Command{
 			if o.Limit = *last; *latest && *last == -1 {
 				o.Limit = 1
 			}
+			if *quiet && *format != "" {
+				fmt.Fprintln(env.IO.Err, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+			}
 			f := formatter.Format(*format)
 			if f == "" && !*quiet {
 				f = formatter.Format(env.Config().PsFormat)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Containers prints a list of containers.
@@ -151,6 +152,14 @@ func (c *ContainerContext) RunningFor() string {
 
 // Ports are the published and exposed ports.
 func (c *ContainerContext) Ports() string { return Ports(c.c.Ports) }
+
+// Platform is that of the image, where the engine tells it.
+func (c *ContainerContext) Platform() *ocispec.Platform {
+	if c.c.ImageManifestDescriptor == nil {
+		return nil
+	}
+	return c.c.ImageManifestDescriptor.Platform
+}
 
 // State is running, exited and so on.
 func (c *ContainerContext) State() string { return string(c.c.State) }

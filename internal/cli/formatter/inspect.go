@@ -59,11 +59,8 @@ type endpoint struct {
 // Inspect prints what get returns for each name: as an array of JSON, or by a template. get returns a pointer to decode into, for the
 // template, and the engine's JSON. Names that fail come as an error after the others.
 func Inspect(w io.Writer, format string, names []string, get func(name string) (typed any, raw []byte, err error)) error {
-	switch format {
-	case "json":
-		format = "{{json .}}"
-	case "":
-		return inspectJSON(w, names, get)
+	if format == "" || format == "json" {
+		return inspectJSON(w, format == "", names, get)
 	}
 	t, err := Template("").Parse(format)
 	if err != nil {
@@ -110,7 +107,7 @@ func Inspect(w io.Writer, format string, names []string, get func(name string) (
 	return together(failed)
 }
 
-func inspectJSON(w io.Writer, names []string, get func(string) (any, []byte, error)) error {
+func inspectJSON(w io.Writer, indent bool, names []string, get func(string) (any, []byte, error)) error {
 	var all [][]byte
 	var failed []string
 	for _, n := range names {
@@ -124,8 +121,13 @@ func inspectJSON(w io.Writer, names []string, get func(string) (any, []byte, err
 	var out bytes.Buffer
 	if len(all) == 0 {
 		out.WriteString("[]")
-	} else if err := json.Indent(&out, []byte("["+string(bytes.Join(all, []byte(",")))+"]"), "", "    "); err != nil {
-		return err
+	} else {
+		array := []byte("[" + string(bytes.Join(all, []byte(","))) + "]")
+		if !indent {
+			out.Write(array)
+		} else if err := json.Indent(&out, array, "", "    "); err != nil {
+			return err
+		}
 	}
 	out.WriteByte('\n')
 	out.WriteTo(w)
