@@ -100,8 +100,8 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 
 // markDir is the lower layer on top of all others of a container's root. It holds /.dockerenv, by which programs know
 // that they run in a container, so that it is neither in an image nor among what a container has changed. It may
-// hold nothing in a subdirectory: that would hide the mode and owner of the image's own.
-const markDir = "layers/m"
+// hold nothing in a subdirectory: that would hide the mode and owner of the image's own. No layer's name has a "_".
+const markDir = "layers/_m"
 
 // Close waits for the deletion that is under way, if any; the rest is done after the next Open.
 func (s *Store) Close() error {

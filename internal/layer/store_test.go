@@ -260,7 +260,7 @@ func TestLayerIsWholeOrNeverWas(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(entries) != 5 { // 0, tmp, trash and the two layers
+			if len(entries) != 6 { // 0, _m, tmp, trash and the two layers
 				t.Errorf("layers has %v", entries)
 			}
 		})
