@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
+	"gantry/internal/cli/flags"
 	"gantry/internal/cli/iostreams"
 )
 
@@ -120,7 +121,8 @@ type global struct {
 
 func globals(fs *pflag.FlagSet, env *command.Env) global {
 	var g global
-	fs.StringArrayVarP(&env.Hosts, "host", "H", nil, "Address of the engine: unix:///path/of.sock or tcp://host:port")
+	host := &flags.Each{Kind: "list", Parse: func(s string) error { env.Hosts = append(env.Hosts, s); return nil }}
+	fs.VarP(host, "host", "H", "Address of the engine: unix:///path/of.sock or tcp://host:port")
 	fs.StringVar(&env.ConfigDir, "config", "", "Folder of config.json")
 	fs.StringVarP(&env.Context, "context", "c", "", "No contexts here: use -H")
 	fs.Lookup("context").Hidden = true

@@ -172,6 +172,10 @@ func TestTerminal(t *testing.T) {
 
 	// Two at once see the same.
 	one, two := onScreen(t, b.command(t, "attach", "term")), onScreen(t, b.command(t, "attach", "term"))
+	one.write("echo fir''st\n")
+	one.await("first")
+	two.write("echo sec''ond\n") // what came before the attach is not shown
+	two.await("second")
 	one.write("echo bo''th\n")
 	one.await("both")
 	two.await("both")
