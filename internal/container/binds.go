@@ -13,6 +13,9 @@ import (
 	"gantry/internal/errs"
 )
 
+// Volumes come with an issue of their own. Until then an anonymous one (an image's VOLUME, or `-v /path`) is
+// part of the container's writable layer: it has the image's content from the start, and goes with the container.
+
 // errVolumes says what is not there yet.
 func errVolumes(what string) error {
 	return errs.NotImplemented.Errorf("%s: named volumes are not supported yet; bind a host directory instead (-v /host/dir:/dir)", what)

@@ -131,18 +131,17 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 		x.attach = a
 	}
 	if err := x.start(&snap, a); err != nil {
-		x.over(126)
+		code := 126
+		var no *supervisor.LaunchError
+		if errors.As(err, &no) {
+			if no.Code == 127 {
+				code = 127
+			}
+			err = execError(no)
+		}
+		x.over(code)
 		if a != nil {
 			a.Close()
-		}
-		var refused *supervisor.LaunchError
-		if errors.As(err, &refused) {
-			if refused.Code == 126 || refused.Code == 127 {
-				x.mu.Lock()
-				x.code = &refused.Code
-				x.mu.Unlock()
-			}
-			return nil, execError(refused)
 		}
 		return nil, err
 	}

@@ -502,3 +502,27 @@ func TestJournal(t *testing.T) {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
+
+// FuzzUserText feeds what users write to its parsers: they refuse or understand, and stay in bounds.
+func FuzzUserText(f *testing.F) {
+	for _, s := range []string{"SIGRTMIN+3", "1.5 GiB", "name:[::1]", "0-3,7", "/name", "ctrl-p,x", "80-90/tcp"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if sig, err := ParseSignal(s); err == nil && (sig < 1 || sig > sigRTMax) {
+			t.Errorf("ParseSignal(%q) = %d", s, sig)
+		}
+		if n, err := ParseSize(s); err == nil && n < 0 {
+			t.Errorf("ParseSize(%q) = %d", s, n)
+		}
+		if h, err := parseExtraHost(s); err == nil && (!h.addr.IsValid() || strings.ContainsAny(h.name, " \n")) {
+			t.Errorf("parseExtraHost(%q) = %+v", s, h)
+		}
+		if n, err := checkName(s); err == nil && !validName(n) {
+			t.Errorf("checkName(%q) = %q", s, n)
+		}
+		_ = checkSet("mems", s)
+		_, _ = parseDetachKeys(s)
+		_, _ = portFilter("expose", []string{s})
+	})
+}
