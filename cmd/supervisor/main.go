@@ -56,6 +56,8 @@ func main() {
 		}
 		return
 	}
+	// Run from a descriptor, the program would be named after its number in ps and top.
+	_ = os.WriteFile("/proc/self/comm", []byte("gantry-superv"), 0)
 	if conf.State < 0 {
 		closeInherited(conf.Init, conf.Ready)
 	}

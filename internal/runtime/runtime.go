@@ -136,6 +136,7 @@ func (b *Builder) Build(in *Input) (*spec.Launch, *spec.Init, []string, error) {
 		Umask:           h.Umask,
 		Reaper:          h.PidMode.IsPrivate() && (h.Init != nil && *h.Init || h.Init == nil && in.Init),
 		Terminal:        in.Config.Tty,
+		AwaitPids:       in.Cgroup.LatePids(),
 	}
 	launch := &spec.Launch{
 		ID:     in.ID,

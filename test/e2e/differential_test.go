@@ -145,7 +145,7 @@ var sessions = []session{
 		"run --rm --network none --sysctl kernel.msgmax=10000 busybox cat /proc/sys/kernel/msgmax",
 		"run --rm --network none --ipc host busybox sh -c 'true'",
 		"run --rm --network none --oom-score-adj 500 busybox cat /proc/self/oom_score_adj",
-		"run --rm --network none --init busybox sh -c 'cat /proc/1/comm | wc -c > /dev/null; ps | grep -c sh'",
+		"run --rm --network none --init busybox sh -c 'test $$ != 1 && echo not the first process'",
 		"run --rm --network none --device /dev/loop-control busybox ls -l /dev/loop-control",
 		"run --rm --network none -e FOO=bar --env BAZ busybox env",
 		"run --rm --network none -t busybox sh -c 'tty; ls -l /dev/console | cut -c1-10'",

@@ -291,7 +291,7 @@ func (h *Host) plan(r Resources) []write {
 	return kept
 }
 
-// lowPids is more than init has threads; see package fork.
+// lowPids is more than init has threads; see package spec.
 const lowPids = 32
 
 func (g *Group) apply(r Resources, update bool) error {

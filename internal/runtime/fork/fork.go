@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +17,7 @@ import (
 )
 
 // Start forks and execs path as syscall.ForkExec does, in cg, and returns the pid. attr.Sys.CgroupFD is set here.
-// A limit of processes that is Late is left to the caller.
+// A limit of processes that comes late (spec.Cgroup.LatePids) is left to the caller.
 func Start(path string, argv []string, attr *syscall.ProcAttr, cg *spec.Cgroup) (pid int, err error) {
 	if cg.Unified != "" {
 		fd, err := unix.Open(cg.Unified, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -70,20 +68,10 @@ func Start(path string, argv []string, attr *syscall.ProcAttr, cg *spec.Cgroup) 
 
 // limit sets what could not be set while the forking thread stood in the cgroup.
 func limit(cg *spec.Cgroup) error {
-	if cg.PidsMaxFile == "" || Late(cg) {
+	if cg.PidsMaxFile == "" || cg.LatePids() {
 		return nil
 	}
 	return Limit(cg)
-}
-
-// threads is more than init has threads (they are the Go runtime's, and end when it execs).
-const threads = 32
-
-// Late reports whether the limit of processes is so low that init itself could not run under it. It has to be
-// set, with Limit, when init says that it is about to exec.
-func Late(cg *spec.Cgroup) bool {
-	n, err := strconv.Atoi(strings.TrimSpace(cg.PidsMax))
-	return cg.PidsMaxFile != "" && err == nil && n < threads
 }
 
 // Limit sets the limit of processes.

@@ -510,6 +510,8 @@ func (d *decoder) exec(v *spec.Exec) {
 			v.Reaper = d.bool()
 		case "terminal":
 			v.Terminal = d.bool()
+		case "await_pids":
+			v.AwaitPids = d.bool()
 		default:
 			d.skip()
 		}

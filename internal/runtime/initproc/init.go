@@ -469,6 +469,9 @@ func (p *program) session(e *spec.Exec) {
 	p.try(unix.SYS_UMASK, uintptr(umask(e)))
 	p.add(opSignals)
 	p.message(spec.StatusExec)
+	if e.AwaitPids { // nothing of the container may run before the limit is set
+		p.try(unix.SYS_READ, spec.FdStatus, p.cstring("  "), 2)
+	}
 }
 
 // message adds the sending of a status message.

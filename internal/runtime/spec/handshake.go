@@ -55,7 +55,7 @@ const (
 
 	StatusPID  = "pid "
 	StatusPty  = "pty"
-	StatusOK   = "ok" // the supervisor's answer to StatusPty
+	StatusOK   = "ok" // the supervisor's answer to StatusPty, and with Exec.AwaitPids to StatusExec
 	StatusExec = "exec"
 	StatusMax  = 16 << 10
 )

@@ -8,6 +8,11 @@
 // supervisor; it travels as a memfd that becomes init's fd 3), finishes the namespaces from inside and execs.
 package spec
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Version is the version of the Launch and Init encodings. A supervisor accepts this one and the one before.
 const Version = 1
 
@@ -51,6 +56,16 @@ type Cgroup struct {
 	// PidsMax is written after the fork, as PidsMaxFile's content: before it, it would count the forking thread.
 	PidsMaxFile string `json:"pids_max_file,omitempty"`
 	PidsMax     string `json:"pids_max,omitempty"`
+}
+
+// initThreads is more than init has threads (they are the Go runtime's, and end when it execs).
+const initThreads = 32
+
+// LatePids reports whether the limit of processes is so low that init itself could not run under it. It is then set
+// when init says that it is about to exec, and init waits for that (Exec.AwaitPids).
+func (c *Cgroup) LatePids() bool {
+	n, err := strconv.Atoi(strings.TrimSpace(c.PidsMax))
+	return c.PidsMaxFile != "" && err == nil && n < initThreads
 }
 
 // Stdio says what the process's streams are.
@@ -153,6 +168,8 @@ type Exec struct {
 	Umask           *uint32  `json:"umask,omitempty"`
 	Reaper          bool     `json:"reaper,omitempty"`   // --init: stay as PID 1, forward signals, reap
 	Terminal        bool     `json:"terminal,omitempty"` // make stdin the controlling terminal
+	// AwaitPids: the limit of processes is set after StatusExec, and answered by StatusOK (Cgroup.LatePids).
+	AwaitPids bool `json:"await_pids,omitempty"`
 }
 
 // Caps are sets of capability numbers as bit masks: bit n is capability n of linux/capability.h.

@@ -314,10 +314,11 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 		switch {
 		case msg == spec.StatusExec:
 			execs = true
-			if fork.Late(&b.l.Cgroup) {
+			if b.l.Cgroup.LatePids() {
 				if err := fork.Limit(&b.l.Cgroup); err != nil {
 					return nil, errors.New("limit the processes: " + err.Error())
 				}
+				raw.Control(func(fd uintptr) { unix.Sendto(int(fd), []byte(spec.StatusOK), unix.MSG_NOSIGNAL, nil) })
 			}
 		case msg == spec.StatusPty && len(fds) == 1 && b.l.Stdio.Terminal && !b.ptyDone:
 			b.ptyDone = true
