@@ -56,8 +56,6 @@ func main() {
 		}
 		return
 	}
-	// Run from a descriptor, the program would be named after its number in ps and top.
-	_ = os.WriteFile("/proc/self/comm", []byte("gantry-superv"), 0)
 	if conf.State < 0 {
 		closeInherited(conf.Init, conf.Ready)
 	}
@@ -65,7 +63,7 @@ func main() {
 		unix.CloseOnExec(conf.Ready)
 	}
 	unix.CloseOnExec(conf.Init)
-	if err := server.Run(conf); err != nil && !server.Taken(err) {
+	if err := server.Run(conf); !server.Taken(err) {
 		fail(conf.Ready, err.Error())
 	}
 }

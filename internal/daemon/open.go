@@ -77,7 +77,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.keeper = keeper
-	e.closing(func() error { keeper.Close(); return nil })
+	e.closing(func() error { return letGo(keeper, log) })
 	builder, err := runtime.NewBuilder()
 	if err != nil {
 		return e, err
@@ -134,6 +134,16 @@ func keep(ctx context.Context, cfg *config.Config, host *cgroup.Host, embedded m
 		Log:      log,
 	})
 	return k, home, err
+}
+
+// letGo leaves the supervisor to its containers. One that holds none has nothing to wait for, and ends.
+func letGo(k *supervisor.Keeper, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if err := k.Quit(ctx); err != nil {
+		log.Debug("the supervisor goes on", "why", err)
+	}
+	return nil
 }
 
 func defaults(cfg *config.Config, host *cgroup.Host) container.Defaults {

@@ -176,8 +176,7 @@ func (s *Server) mark(ctx context.Context, rp *repository, roots []Digest) (live
 func (s *Server) collectRepository(ctx context.Context, rp *repository, start time.Time, linked map[Digest]struct{}, out *Collected) error {
 	// What is pushed from here on says that it is used before it looks; what was pushed before is on disk now.
 	rp.gate.Lock()
-	//nolint:staticcheck // an empty critical section: waiting for the pushes under way is all of it
-	rp.gate.Unlock()
+	rp.gate.Unlock() //lint:ignore SA2001 waiting for the pushes under way is all of it
 
 	grace := start.Add(-time.Duration(s.cfg.GC.Grace))
 	untagged := start.Add(-time.Duration(s.cfg.GC.Untagged))

@@ -45,8 +45,6 @@ type manifest struct {
 	annotations map[string]string
 }
 
-func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
-
 // parseManifest reads a manifest that came with contentType, which may be empty.
 func parseManifest(contentType string, b []byte) (*manifest, error) {
 	if contentType != "" {

@@ -34,9 +34,11 @@ func before(t *testing.T, up *reg) *between {
 		t.Fatal(err)
 	}
 	b := &between{}
-	next := httputil.NewSingleHostReverseProxy(target)
+	next := &httputil.ReverseProxy{}
 	// Challenges of the upstream name the host that was asked: ours.
-	next.Director = func(r *http.Request) { r.URL.Scheme, r.URL.Host = target.Scheme, target.Host }
+	next.Rewrite = func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, r.In.Host
+	}
 	next.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { panic(http.ErrAbortHandler) }
 	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.requests.Add(1)
@@ -112,7 +114,9 @@ func TestCache(t *testing.T) {
 	}
 
 	// With the upstream down.
-	b.set(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { http.Error(w, "no", http.StatusServiceUnavailable) })
+	b.set(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		http.Error(w, "no", http.StatusServiceUnavailable)
+	})
 	c.whole("up.test/a/b", "list")
 	if a := c.do("GET", "/v2/up.test/a/b/manifests/list", nil).want(t, 200); !strings.HasPrefix(a.Header.Get("Warning"), `299 - "up.test does not answer`) {
 		t.Errorf("Warning: %q", a.Header.Get("Warning"))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"gantry/internal/errs"
 )
@@ -47,7 +48,7 @@ type update struct {
 // Open opens or creates the file at path. It fails when another process holds it, or when a newer Gantry wrote it.
 func Open(path string) (*Store, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, errs.Conflict.Errorf("state file %s is held by another gantry daemon: give this one its own --data-root", path)
 	}
 	if err != nil {

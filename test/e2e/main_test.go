@@ -95,6 +95,12 @@ func leaks(e *engine.Engine) error {
 			}
 		}
 	}
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range processes {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), e.Root+"/") {
+			found = append(found, "process: "+strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
 	parent := engine.CgroupParent(e.Root)
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + parent + "/*", "/sys/fs/cgroup" + parent + "/*"} {
 		dirs, _ := filepath.Glob(pattern)

@@ -54,14 +54,11 @@ func checkAttach(s string) (string, error) {
 func checkEnv(s string) (string, error) { return parse.Env(s, os.LookupEnv) }
 
 func checkLink(s string) (string, error) {
-	name, alias, ok := strings.Cut(s, ":")
 	switch {
 	case s == "":
 		return s, fmt.Errorf("empty string specified for links")
-	case strings.Contains(alias, ":"):
+	case strings.Count(s, ":") > 1:
 		return s, fmt.Errorf("bad format for links: %s", s)
-	case !ok, alias == "":
-		alias = name
 	}
 	return s, nil
 }

@@ -67,7 +67,7 @@ type Server struct {
 
 const pumpers = 3 // threads that move output: one may wait for a disk
 
-// Run serves until OpQuit; it returns nil then.
+// Run serves until OpQuit, which ends the process; it returns only to say why it cannot serve.
 func Run(conf Config) error {
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)                                                      // no container process may look into this one
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("gantry-supervis\x00")[0])), 0, 0, 0) // else "64", the number of the fd that was executed
