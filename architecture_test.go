@@ -17,7 +17,7 @@ var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
 	{"internal/kernel/"},
 	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/client", "internal/state", "internal/events"},
-	{"internal/container", "internal/image", "internal/registry", "internal/registry/"},
+	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
 }
@@ -33,7 +33,7 @@ var sameFloor = map[string][]string{
 	"internal/cli/":      {"internal/cli/"},
 	"internal/api/":      {"internal/api"},
 	"internal/api":       {"internal/api/"},
-	"internal/registry/": {"internal/registry", "internal/registry/"},
+	"internal/registry/": {"internal/registry", "internal/registry/", "internal/network", "internal/network/"},
 	"cmd/":               {"internal/daemon"},
 	"test/":              {"test/"},
 }
@@ -46,7 +46,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/registry/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/registry/", "internal/network/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string

@@ -1,0 +1,85 @@
+package firewall
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/kernel/nft"
+)
+
+// foreign is a rule of ours in a chain of somebody else.
+type foreign struct {
+	family       byte
+	table, chain string
+	comment      string
+}
+
+// passForeign puts accepts for our bridges in front of every chain of another table that drops forwarded packets by
+// its policy, and takes away those that are no longer wanted. An accept there is no more than what would be without
+// that chain: our own still decides.
+func (t *Table) passForeign() error {
+	chains, err := t.conn.BaseChains()
+	if err != nil {
+		return err
+	}
+	want := map[foreign]bool{}
+	for _, c := range chains {
+		if c.Hook.Type != "filter" || c.Hook.Num != unix.NF_INET_FORWARD || !c.Drops || c.Table == t.name && c.Family == nft.Inet ||
+			c.Family != nft.Inet && c.Family != nft.IPv4 && c.Family != nft.IPv6 {
+			continue
+		}
+		for bridge := range t.nets {
+			for _, way := range []string{"from ", "to "} {
+				want[foreign{c.Family, c.Table, c.Name, way + bridge + " " + t.mine}] = true
+			}
+		}
+	}
+	return t.adjust(want)
+}
+
+// yieldForeign takes all of them back.
+func (t *Table) yieldForeign() error { return t.adjust(nil) }
+
+func (t *Table) adjust(want map[foreign]bool) error {
+	rules, err := t.conn.Rules(unix.NFPROTO_UNSPEC, "")
+	if err != nil {
+		return err
+	}
+	var tx nft.Tx
+	have := map[foreign]bool{}
+	changes := 0
+	for _, r := range rules {
+		if len(r.Comment) <= len(t.mine) || r.Comment[len(r.Comment)-len(t.mine):] != t.mine {
+			continue
+		}
+		f := foreign{r.Family, r.Table, r.Chain, r.Comment}
+		if want[f] && !have[f] {
+			have[f] = true
+			continue
+		}
+		tx.DeleteRule(r.Family, r.Table, r.Chain, r.Handle)
+		changes++
+	}
+	for f := range want {
+		if have[f] {
+			continue
+		}
+		way, rest := uint32(unix.NFT_META_IIFNAME), f.comment
+		if rest[:3] == "to " {
+			way, rest = unix.NFT_META_OIFNAME, rest[3:]
+		} else {
+			rest = rest[5:]
+		}
+		bridge := rest[:len(rest)-len(t.mine)-1]
+		tx.Insert(f.family, f.table, f.chain, f.comment, nft.Meta(way, nft.R1), nft.Equal(nft.R1, nft.Ifname(bridge)), nft.Counter(), nft.Accept())
+		changes++
+	}
+	if changes == 0 {
+		return nil
+	}
+	if err := t.conn.Commit(&tx); err != nil && !errors.Is(err, unix.ENOENT) { // it may be gone since
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,321 @@
+// Package portmap gives out ports of the host and holds them: each published port is reserved by a bound socket, so
+// that no other program can take it, and a port that another program has is never published over it. No packet
+// reaches these sockets while the rules of package firewall stand.
+package portmap
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
+	"gantry/internal/kernel/netns"
+)
+
+// Request asks for one container port to be published.
+type Request struct {
+	Proto       string     // "tcp", "udp" or "sctp"
+	Container   uint16     // port
+	Host        netip.Addr // invalid: all addresses of both families
+	First, Last uint16     // of the host's ports to choose from; 0: any
+}
+
+// Binding is a published port.
+type Binding struct {
+	Proto     string         `json:"proto"`
+	Container uint16         `json:"container"`
+	Host      netip.AddrPort `json:"host"`
+}
+
+// Book knows which ports are held, and by whom.
+type Book struct {
+	host *netns.Namespace
+
+	mu   sync.Mutex
+	held map[slot]holding
+}
+
+type slot struct {
+	proto string
+	host  netip.AddrPort
+}
+
+type holding struct {
+	fd    int // -1: the kernel has no such sockets
+	owner string
+}
+
+// New keeps a book of the ports of the host's namespace.
+func New(host *netns.Namespace) *Book { return &Book{host: host, held: map[slot]holding{}} }
+
+// Protocol returns the protocol's number.
+func Protocol(name string) (n uint8, ok bool) {
+	switch name {
+	case "tcp":
+		return unix.IPPROTO_TCP, true
+	case "udp":
+		return unix.IPPROTO_UDP, true
+	case "sctp":
+		return unix.IPPROTO_SCTP, true
+	}
+	return 0, false
+}
+
+// Reserve finds and holds a host port for every request, for owner, whose addresses are of the families v4 and v6. It
+// reserves all or nothing. The errors are Docker's; a second line says who holds the port and which one is free.
+func (b *Book) Reserve(owner string, v4, v6 bool, requests []Request) (list []Binding, err error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	err = b.host.Do(func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, r := range requests {
+			got, err := b.reserve(owner, v4, v6, r)
+			if err != nil {
+				b.release(list)
+				list = nil
+				return err
+			}
+			list = append(list, got...)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Again takes back, after a restart, what was reserved before. A port that somebody took meanwhile stays published,
+// for the rules come first; the error says so.
+func (b *Book) Again(owner string, list []Binding) error {
+	return b.host.Do(func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		var first error
+		for _, x := range list {
+			if err := b.hold(owner, x); err != nil {
+				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
+				if first == nil {
+					first = err
+				}
+			}
+		}
+		return first
+	})
+}
+
+// Release lets go of the ports.
+func (b *Book) Release(list []Binding) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.release(list)
+}
+
+func (b *Book) release(list []Binding) {
+	for _, x := range list {
+		s := slot{x.Proto, x.Host}
+		if h, ok := b.held[s]; ok {
+			if h.fd >= 0 {
+				unix.Close(h.fd)
+			}
+			delete(b.held, s)
+		}
+	}
+}
+
+// Held returns how many ports are held.
+func (b *Book) Held() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.held)
+}
+
+// Close lets go of all sockets; published ports stay published.
+func (b *Book) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s, h := range b.held {
+		if h.fd >= 0 {
+			unix.Close(h.fd)
+		}
+		delete(b.held, s)
+	}
+}
+
+// tries bounds the search for a port that is free in both families.
+const tries = 64
+
+func (b *Book) reserve(owner string, v4, v6 bool, r Request) ([]Binding, error) {
+	hosts := addresses(r.Host, v4, v6)
+	if len(hosts) == 0 {
+		return nil, errs.Invalid.Errorf("cannot publish %s on %s: the container has no address of that family", portText(r.Container, r.Proto), r.Host)
+	}
+	var busy error
+	take := func(port uint16) ([]Binding, error) {
+		var list []Binding
+		for _, a := range hosts {
+			x := Binding{r.Proto, r.Container, netip.AddrPortFrom(a, port)}
+			if err := b.hold(owner, x); err != nil {
+				b.release(list)
+				return nil, err
+			}
+			list = append(list, x)
+		}
+		return list, nil
+	}
+	if r.First == 0 {
+		for range tries {
+			port, err := anyPort(r.Proto, hosts[0])
+			if err != nil {
+				return nil, err
+			}
+			list, err := take(port)
+			if err == nil {
+				return list, nil
+			}
+			busy = err
+		}
+		return nil, busy
+	}
+	for port := int(r.First); port <= int(max(r.First, r.Last)); port++ {
+		list, err := take(uint16(port))
+		if err == nil {
+			return list, nil
+		}
+		if !errs.Internal.Is(err) || r.Last <= r.First {
+			return nil, b.explain(err, r, hosts, uint16(port))
+		}
+		busy = err
+	}
+	return nil, b.explain(busy, r, hosts, r.First)
+}
+
+// addresses are those to bind for a request.
+func addresses(host netip.Addr, v4, v6 bool) (list []netip.Addr) {
+	host = host.Unmap()
+	if v4 && (!host.IsValid() || host.Is4()) {
+		list = append(list, orAll(host, netip.IPv4Unspecified()))
+	}
+	if v6 && (!host.IsValid() || host.Is6()) {
+		list = append(list, orAll(host, netip.IPv6Unspecified()))
+	}
+	return list
+}
+
+func orAll(a, all netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return all
+}
+
+// hold binds a socket to the port. An error's kind is Internal when another port may do.
+func (b *Book) hold(owner string, x Binding) error {
+	s := slot{x.Proto, x.Host}
+	for other := range b.held {
+		// 0.0.0.0 takes a port for all addresses. Where sockets cannot tell, the book must.
+		if other.proto == s.proto && other.host.Port() == s.host.Port() && other.host.Addr().Is4() == s.host.Addr().Is4() &&
+			(other.host.Addr() == s.host.Addr() || other.host.Addr().IsUnspecified() || s.host.Addr().IsUnspecified()) {
+			return &Busy{b.held[other].owner, fmt.Errorf("Bind for %s failed: port is already allocated", x.Host)}
+		}
+	}
+	fd, err := bind(x.Proto, x.Host)
+	switch {
+	case err == nil:
+		b.held[s] = holding{fd, owner}
+		return nil
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
+		b.held[s] = holding{-1, owner} // sctp on a kernel without it: rules do, sockets don't
+		return nil
+	case errors.Is(err, unix.EADDRINUSE):
+		return &Busy{"", fmt.Errorf("failed to bind host port %s/%s: address already in use", x.Host, x.Proto)}
+	}
+	return errs.Invalid.Errorf("failed to bind host port %s/%s: %w", x.Host, x.Proto, err)
+}
+
+// Busy is a port that somebody has.
+type Busy struct {
+	Owner string // the container's name, or "" when it is another program
+	err   error
+}
+
+func (e *Busy) Error() string { return e.err.Error() }
+
+func bind(proto string, host netip.AddrPort) (int, error) {
+	fd, err := open(proto, host.Addr())
+	if err != nil {
+		return -1, err
+	}
+	// Without SO_REUSEADDR nobody else gets the port, even with it.
+	err = unix.Bind(fd, sockaddr(host))
+	if errors.Is(err, unix.EADDRINUSE) && proto == "tcp" {
+		// Perhaps by connections that have ended only (TIME_WAIT). A listening socket keeps others away, too.
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err = unix.Bind(fd, sockaddr(host)); err == nil {
+			err = unix.Listen(fd, 0)
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func open(proto string, a netip.Addr) (int, error) {
+	family, typ, number := unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP
+	if a.Is6() {
+		family = unix.AF_INET6
+	}
+	switch proto {
+	case "udp":
+		typ, number = unix.SOCK_DGRAM, unix.IPPROTO_UDP
+	case "sctp":
+		number = unix.IPPROTO_SCTP
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, number)
+	if err != nil {
+		return -1, err
+	}
+	if a.Is6() {
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	return fd, nil
+}
+
+func sockaddr(host netip.AddrPort) unix.Sockaddr {
+	if host.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(host.Port()), Addr: host.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(host.Port()), Addr: host.Addr().As16()}
+}
+
+// anyPort asks the kernel for one of its ephemeral ports.
+func anyPort(proto string, a netip.Addr) (uint16, error) {
+	fd, err := open(proto, a)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT) {
+		fd, err = open("tcp", a)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
+		return 0, errs.Invalid.Errorf("failed to bind host port for %s/%s: %w", a, proto, err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, err
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return uint16(sa.Port), nil
+	case *unix.SockaddrInet6:
+		return uint16(sa.Port), nil
+	}
+	return 0, errs.Internal.Errorf("the kernel named no port")
+}
+
+func portText(port uint16, proto string) string { return fmt.Sprintf("%d/%s", port, proto) }
