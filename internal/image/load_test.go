@@ -44,7 +44,7 @@ func empty(t *testing.T, s *Service, root string) {
 	if c, err := s.content.Usage(); err != nil || c.Blobs != 0 {
 		t.Errorf("blobs left: %+v, %v", c, err)
 	}
-	for dir, allowed := range map[string][]string{"content/ingest": nil, "layers": {"0", "tmp", "trash"}, "layers/tmp": nil} {
+	for dir, allowed := range map[string][]string{"content/ingest": nil, "layers": {"0", "_m", "tmp", "trash"}, "layers/tmp": nil} {
 		entries, err := os.ReadDir(filepath.Join(root, dir))
 		if err != nil {
 			t.Error(err)
