@@ -339,3 +339,21 @@ func TestStalledClients(t *testing.T) {
 		t.Errorf("%d bytes were sent to a client that reads none", sent)
 	}
 }
+
+// TestNameLocks holds many at once: with locks shared by accident that would not end.
+func TestNameLocks(t *testing.T) {
+	t.Parallel()
+	var l nameLocks
+	var unlock []func()
+	for i := range 1000 {
+		unlock = append(unlock, l.lock(strings.Repeat("x", i)))
+	}
+	for _, u := range unlock {
+		u()
+	}
+	for i := range l.shards {
+		if len(l.shards[i].held) != 0 {
+			t.Fatal("a lock that nobody has is kept")
+		}
+	}
+}

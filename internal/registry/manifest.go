@@ -179,7 +179,7 @@ func (s *Server) storeManifest(r *http.Request, repo string, d Digest, m *manife
 		}
 	}
 	for _, t := range tags {
-		unlock := s.tagMu.lock(repo + ":" + t)
+		unlock := s.names.lock(repo + ":" + t)
 		err := s.mayMove(r, repo, t, d)
 		unlock()
 		if err != nil {
@@ -208,7 +208,7 @@ func (s *Server) storeManifest(r *http.Request, repo string, d Digest, m *manife
 }
 
 func (s *Server) linkManifest(rp *repository, d Digest, m *manifest, size int64) error {
-	unlock := s.tagMu.lock(rp.name + "@" + string(d)) // so that two pushes of it count one
+	unlock := s.names.lock(rp.name + "@" + string(d)) // so that two pushes of it count one
 	defer unlock()
 	_, err := s.storage.Stat(manifestKey(rp.name, d))
 	fresh := errors.Is(err, fs.ErrNotExist)
@@ -287,7 +287,7 @@ func (s *Server) mayMove(r *http.Request, repo, tag string, to Digest) error {
 
 // putTag points a tag to d. The caller holds the gate.
 func (s *Server) putTag(r *http.Request, rp *repository, tag string, d Digest) error {
-	unlock := s.tagMu.lock(rp.name + ":" + tag)
+	unlock := s.names.lock(rp.name + ":" + tag)
 	defer unlock()
 	if err := s.mayMove(r, rp.name, tag, d); err != nil {
 		return err
@@ -347,7 +347,7 @@ func ifMatch(r *http.Request, tag string) dropIf {
 
 // dropTag deletes a tag. A manifest that has no other is released: collection need not wait.
 func (s *Server) dropTag(cond dropIf, rp *repository, tag string) error {
-	unlock := s.tagMu.lock(rp.name + ":" + tag)
+	unlock := s.names.lock(rp.name + ":" + tag)
 	d, info, err := s.tag(rp.name, tag)
 	if err == nil {
 		err = cond(d, info)
@@ -369,7 +369,7 @@ func (s *Server) dropTag(cond dropIf, rp *repository, tag string) error {
 func (s *Server) release(rp *repository, d Digest) error {
 	rp.gate.RLock()
 	defer rp.gate.RUnlock()
-	unlock := s.tagMu.lock(rp.name + "@" + string(d))
+	unlock := s.names.lock(rp.name + "@" + string(d))
 	defer unlock()
 	link, err := s.manifestLink(rp.name, d)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -122,7 +122,7 @@ func (p *proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, up *u
 		s.metrics.proxyHits.Add(1)
 		return nil
 	}
-	unlock := s.tagMu.lock("fetch " + key) // of many that want it at once, one asks
+	unlock := s.names.lock("fetch " + key) // of many that want it at once, one asks
 	defer unlock()
 	name := up.name(rt.repo)
 	if have {

@@ -42,7 +42,7 @@ type Server struct {
 	log     *slog.Logger
 	repos   repositories
 	locks   *blobLocks
-	tagMu   stripes // one tag's writers, one after the other
+	names   nameLocks // a tag's writers, a link's writers, a fetch: one after the other
 	uploads uploads
 	metrics metrics
 	gcMu    sync.Mutex // one collection at a time

@@ -76,7 +76,7 @@ func (d *Disk) path(elem ...string) string {
 
 // object confines keys to the tree. Callers check names by their grammars; this is the second lock on the door.
 func (d *Disk) object(key string) (string, error) {
-	if key == "" || !filepath.IsLocal(key) || strings.Contains(key, "//") || strings.ContainsRune(key, 0) {
+	if key == "." || !filepath.IsLocal(key) || filepath.Clean(key) != key || strings.ContainsRune(key, 0) {
 		return "", fmt.Errorf("object key %q: %w", key, fs.ErrInvalid)
 	}
 	return d.root + "/objects/" + key, nil
