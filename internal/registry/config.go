@@ -107,6 +107,8 @@ type Retention struct {
 type Proxy struct {
 	// Upstreams by the host that clients name.
 	Upstreams map[string]Upstream `yaml:"upstreams"`
+	// Default is the upstream of names without a host that are not ours ("docker.io" for dockerd's registry-mirrors).
+	Default string `yaml:"default"`
 	// Fresh is how long a tag is served without asking upstream.
 	Fresh Duration `yaml:"fresh"`
 	// Keep is how long what nobody asks for stays.
@@ -257,6 +259,9 @@ func (c *Config) check() error {
 		if r.KeepLast <= 0 && r.KeepYounger <= 0 {
 			return fmt.Errorf("retention: rule %d would delete everything: set keep-last or keep-younger", i+1)
 		}
+	}
+	if _, ok := c.Proxy.Upstreams[c.Proxy.Default]; c.Proxy.Default != "" && !ok {
+		return fmt.Errorf("proxy: default %q is none of the upstreams", c.Proxy.Default)
 	}
 	for host, u := range c.Proxy.Upstreams {
 		if host == "" || !validName(nsComponent(host)) || strings.Contains(host, "/") {

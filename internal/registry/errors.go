@@ -60,9 +60,14 @@ func writeError(w http.ResponseWriter, err error) {
 	type one struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
-		Detail  any    `json:"detail,omitempty"`
+		Detail  any    `json:"detail"`
 	}
-	body, _ := json.Marshal(map[string][]one{"errors": {{e.code, e.message, e.detail}}})
+	detail := e.detail
+	if detail == nil {
+		// Docker's client takes an error without detail for its code alone: it drops the message, and tries again.
+		detail = struct{}{}
+	}
+	body, _ := json.Marshal(map[string][]one{"errors": {{e.code, e.message, detail}}})
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

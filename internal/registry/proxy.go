@@ -65,6 +65,28 @@ func (p *proxy) upstreamOf(repo string) *upstream {
 	return p.ups[host]
 }
 
+// byDefault says where a repository is read that is neither ours nor named with a host: dockerd asks its mirrors of the
+// Hub with plain names.
+func (p *proxy) byDefault(r *http.Request, rt route) string {
+	if p.s.cfg.Proxy.Default == "" || p.upstreamOf(rt.repo) != nil || rt.kind == routeUploads || rt.kind == routeUpload {
+		return rt.repo
+	}
+	if own := p.s.repos.get(rt.repo); own != nil && own.manifests.Load() > 0 {
+		return rt.repo
+	}
+	if rt.kind == routeBlob {
+		// The first push to a repository asks for blobs by HEAD, and means ours.
+		d, ok := ParseDigest(rt.ref)
+		if !ok || r.Method == http.MethodHead {
+			return rt.repo
+		}
+		if _, err := p.s.storage.Stat(blobLinkKey(rt.repo, d)); err == nil {
+			return rt.repo
+		}
+	}
+	return nsRepo(p.s.cfg.Proxy.Default, rt.repo)
+}
+
 // serve brings here what the request is for. done says that it has answered, too.
 func (p *proxy) serve(w *response, r *http.Request, rt route, up *upstream) (done bool, err error) {
 	switch rt.kind {

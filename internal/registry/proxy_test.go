@@ -66,7 +66,7 @@ func cacheOf(t *testing.T, b *between, fresh time.Duration) *reg {
 	return start(t, registry.Config{
 		GC:     registry.GC{Every: -1, Grace: 1, Untagged: 1},
 		Limits: registry.Limits{Stall: registry.Duration(10 * time.Second)},
-		Proxy: registry.Proxy{Fresh: registry.Duration(fresh),
+		Proxy: registry.Proxy{Fresh: registry.Duration(fresh), Default: "docker.io",
 			Upstreams: map[string]registry.Upstream{"up.test": {URL: b.URL}, "docker.io": {URL: b.URL}}},
 	})
 }
@@ -85,6 +85,7 @@ func TestCache(t *testing.T) {
 	c.whole("up.test/a/b", "list")
 	c.do("GET", "/v2/a/b/manifests/v1?ns=up.test", nil).want(t, 200).header(t, "OCI-Namespace", "up.test").header(t, "Docker-Content-Digest", digest(m))
 	c.whole("docker.io/alpine", "latest")
+	c.whole("library/alpine", "latest") // as dockerd asks a mirror
 	c.do("GET", "/v2/up.test/a/b/manifests/none", nil).wantCode(t, 404, "MANIFEST_UNKNOWN")
 	c.do("GET", "/v2/up.test/a/b/blobs/"+digest([]byte("none")), nil).wantCode(t, 404, "BLOB_UNKNOWN")
 	if a := c.do("GET", "/v2/up.test/a/b/tags/list", nil).want(t, 200); !strings.Contains(string(a.body), `"name":"up.test/a/b"`) || !strings.Contains(string(a.body), `"list"`) {
@@ -92,6 +93,7 @@ func TestCache(t *testing.T) {
 	}
 	c.do("POST", "/v2/up.test/a/b/blobs/uploads/", nil).wantCode(t, 405, "UNSUPPORTED")
 	c.pushImage("own", "v1", 1, nil)
+	c.whole("own", "v1")
 
 	// What is here by digest is not asked for again.
 	n := b.requests.Load()

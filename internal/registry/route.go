@@ -174,6 +174,9 @@ func (s *Server) dispatch(w *response, r *http.Request, rt route) error {
 	if !validName(rt.repo) {
 		return nameInvalid(rt.repo)
 	}
+	if read {
+		rt.repo = s.proxy.byDefault(r, rt)
+	}
 	if err := s.auth.allow(w, r, who, rt); err != nil {
 		return err
 	}
