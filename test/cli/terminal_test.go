@@ -226,7 +226,7 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := make(chan string)
-	go func() {
+	go func(out io.Reader) { // its own: the variable is used again below
 		buf := make([]byte, 100)
 		for {
 			n, err := out.Read(buf)
@@ -235,7 +235,7 @@ func TestSignals(t *testing.T) {
 			}
 			lines <- string(buf[:n])
 		}
-	}()
+	}(out)
 	if l := <-lines; l != "ready\n" {
 		t.Fatal(l)
 	}
