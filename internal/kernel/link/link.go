@@ -293,7 +293,7 @@ func addAddr(b *netlink.Batch, index int32, p netip.Prefix) {
 
 func broadcast(p netip.Prefix) []byte {
 	a := p.Addr().As4()
-	v := binary.BigEndian.Uint32(a[:]) | 1<<(32-p.Bits()) - 1
+	v := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 1)
 	return binary.BigEndian.AppendUint32(nil, v)
 }
 

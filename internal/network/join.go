@@ -1,0 +1,467 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	api "github.com/moby/moby/api/types/network"
+
+	"gantry/internal/errs"
+	"gantry/internal/failpoint"
+	"gantry/internal/ids"
+	"gantry/internal/kernel/link"
+	"gantry/internal/kernel/netns"
+	"gantry/internal/network/firewall"
+	"gantry/internal/network/ipam"
+	"gantry/internal/network/portmap"
+)
+
+// JoinRequest says how a container is to be connected.
+type JoinRequest struct {
+	ID, Name, Hostname string
+	// Endpoints says by the network's name or ID what is wanted of each; First is the network of the container's mode.
+	Endpoints map[string]*api.EndpointSettings
+	First     string
+	Ports     api.PortMap // to publish
+	Exposed   api.PortSet // published on any ports, with All
+	All       bool
+}
+
+// Joined is how a container is connected.
+type Joined struct {
+	// Path leads to the container's network namespace until Done is called.
+	Path string
+	Done func()
+	// Endpoints holds what was asked for, by the network's name, and what came of it.
+	Endpoints map[string]*api.EndpointSettings
+	Ports     api.PortMap
+}
+
+// Join makes a network namespace for a container that is about to start, and connects it. On an error nothing is left.
+func (s *Service) Join(ctx context.Context, r *JoinRequest) (*Joined, error) {
+	s.Leave(r.ID) // what a start before this one left
+	j, err := s.lease(r)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := s.connect(j, r)
+	if err != nil {
+		s.Leave(r.ID)
+		return nil, err
+	}
+	out := j.result()
+	out.Path, out.Done = ns.Path(), func() { ns.Close() }
+	return out, nil
+}
+
+// Check refuses what could never be joined, when a container is created.
+func (s *Service) Check(r *JoinRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, want := range r.Endpoints {
+		n, err := s.find(ref)
+		if err != nil {
+			return err
+		}
+		if err := checkEndpoint(n, want); err != nil {
+			return err
+		}
+	}
+	_, err := portRequests(r, netip.Addr{})
+	return err
+}
+
+// checkEndpoint holds what is asked of an endpoint against the network.
+func checkEndpoint(n *network, want *api.EndpointSettings) error {
+	if want == nil || want.IPAMConfig == nil {
+		return nil
+	}
+	for _, a := range []netip.Addr{want.IPAMConfig.IPv4Address, want.IPAMConfig.IPv6Address} {
+		if !a.IsValid() {
+			continue
+		}
+		if predefined(n.Name) {
+			return errs.Invalid.Errorf("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
+		}
+		if !slices.ContainsFunc(n.subnets, func(x *ipam.Subnet) bool { return x.Subnet.Contains(a) }) {
+			return errs.Invalid.Errorf("invalid endpoint settings:\nno configured subnet contains IP address %s", a)
+		}
+	}
+	return nil
+}
+
+// lease reserves names, addresses and the container's place on its networks, and notes them.
+func (s *Service) lease(r *JoinRequest) (*joined, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.joined[r.ID] != nil {
+		return nil, errs.Conflict.Errorf("container %s is connected already", r.ID)
+	}
+	j := &joined{V: joinedVersion, ID: r.ID, Name: r.Name}
+	type wish struct {
+		n    *network
+		want *api.EndpointSettings
+	}
+	var wishes []wish
+	for ref, want := range r.Endpoints {
+		n, err := s.find(ref)
+		if err != nil {
+			return nil, err
+		}
+		if want == nil {
+			want = &api.EndpointSettings{}
+		}
+		wishes = append(wishes, wish{n, want})
+	}
+	// The order of the interfaces: the mode's network first.
+	slices.SortFunc(wishes, func(a, b wish) int {
+		af, bf := a.n.Name == r.First || a.n.ID == r.First, b.n.Name == r.First || b.n.ID == r.First
+		if af != bf {
+			if af {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.n.Name, b.n.Name)
+	})
+	for _, w := range wishes {
+		e, err := s.endpoint(j, w.n, w.want, r.Hostname)
+		if err != nil {
+			s.giveBack(j)
+			return nil, err
+		}
+		j.Endpoints = append(j.Endpoints, e)
+	}
+	if err := s.writeJoined(j); err != nil {
+		s.giveBack(j)
+		return nil, err
+	}
+	s.joined[j.ID] = j
+	return j, nil
+}
+
+// endpoint reserves one network's addresses for a container. s.mu is held.
+func (s *Service) endpoint(j *joined, n *network, want *api.EndpointSettings, hostname string) (e *endpoint, err error) {
+	if err := checkEndpoint(n, want); err != nil {
+		return nil, err
+	}
+	e = &endpoint{ID: ids.New(), Network: n.ID, Name: n.Name, Want: want.Copy(), Iface: j.freeInterface(n.Options[optPrefix])}
+	if e.Want.IPAMConfig == nil {
+		e.Want.IPAMConfig = &api.EndpointIPAMConfig{}
+	}
+	if n.Driver == "host" || n.Driver == "null" {
+		e.Iface = ""
+		return e, nil
+	}
+	e.Link = linkName()
+	held := e
+	defer func() {
+		if err != nil {
+			n.give(held)
+		}
+	}()
+	if e.V4, e.GW4, err = n.take(false, want); err != nil {
+		return nil, err
+	}
+	if e.V6, e.GW6, err = n.take(true, want); err != nil {
+		return nil, err
+	}
+	e.MAC = net.HardwareAddr(want.MacAddress)
+	if len(e.MAC) == 0 {
+		var seed [4]byte
+		rand.Read(seed[:])
+		e.MAC = ipam.MAC(e.V4.Addr(), seed)
+	}
+	if !predefined(n.Name) {
+		e.Names = append([]string{j.Name}, want.Aliases...)
+		if short := ids.Short(j.ID); !slices.Contains(e.Names, short) {
+			e.Names = append(e.Names, short)
+		}
+		if hostname != "" && !slices.Contains(e.Names, hostname) {
+			e.Names = append(e.Names, hostname)
+		}
+	}
+	return e, nil
+}
+
+// take takes an address of one family, the one asked for or any.
+func (n *network) take(v6 bool, want *api.EndpointSettings) (p netip.Prefix, gw netip.Addr, err error) {
+	var static netip.Addr
+	if c := want.IPAMConfig; c != nil {
+		if static = c.IPv4Address; v6 {
+			static = c.IPv6Address
+		}
+	}
+	for _, x := range n.subnets {
+		if x.Subnet.Addr().Is6() != v6 || static.IsValid() && !x.Subnet.Contains(static) {
+			continue
+		}
+		var a netip.Addr
+		if static.IsValid() {
+			a, err = static, x.Take(static)
+		} else {
+			a, err = x.Next()
+		}
+		if err == nil {
+			if n.Internal {
+				return netip.PrefixFrom(a, x.Subnet.Bits()), netip.Addr{}, nil
+			}
+			return netip.PrefixFrom(a, x.Subnet.Bits()), x.Gateway, nil
+		}
+	}
+	return p, gw, err
+}
+
+func (n *network) give(e *endpoint) {
+	for _, p := range []netip.Prefix{e.V4, e.V6} {
+		for _, x := range n.subnets {
+			if p.IsValid() && x.Subnet.Contains(p.Addr()) {
+				x.Give(p.Addr())
+			}
+		}
+	}
+}
+
+// linkName is a random name like Docker's for the host's end.
+func linkName() string {
+	var b [4]byte
+	rand.Read(b[:])
+	return "veth" + hex.EncodeToString(b[:])[:7]
+}
+
+// connect makes all that j notes.
+func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
+	nets, err := s.made(j)
+	if err != nil {
+		return nil, err
+	}
+	failpoint.Hit("network-leased")
+	gateway := j.gateway()
+	if gateway != nil {
+		requests, err := portRequests(r, hostBinding(nets[gateway.Network], s.HostIP))
+		if err != nil {
+			return nil, err
+		}
+		if nets[gateway.Network].Driver == "bridge" && len(requests) > 0 {
+			bindings, err := s.ports.Reserve(r.Name, gateway.V4.IsValid(), gateway.V6.IsValid(), requests)
+			if err != nil {
+				if busy := (*portmap.Busy)(nil); errors.As(err, &busy) {
+					err = errs.Internal.Wrap(err)
+				}
+				return nil, errs.KindOf(err).Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.Name, gateway.ID, err)
+			}
+			if err := s.note(j, func() { j.Bindings = bindings }); err != nil {
+				s.ports.Release(bindings)
+				return nil, err
+			}
+		}
+	}
+	failpoint.Hit("network-reserved")
+	ns, err := s.New()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range j.Endpoints {
+		if err := s.plug(nets[e.Network], e, ns, e == gateway); err != nil {
+			ns.Close()
+			return nil, err
+		}
+		failpoint.Hit("network-plugged")
+	}
+	if err := s.table.Publish(j.published()); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	failpoint.Hit("network-published")
+	return ns, nil
+}
+
+// made are the networks of j, ready.
+func (s *Service) made(j *joined) (map[string]*network, error) {
+	nets := map[string]*network{}
+	s.mu.Lock()
+	for _, e := range j.Endpoints {
+		if n := s.nets[e.Network]; n != nil {
+			nets[n.ID] = n
+		}
+	}
+	s.mu.Unlock()
+	for _, e := range j.Endpoints {
+		n := nets[e.Network]
+		if n == nil {
+			return nil, errs.NotFound.Errorf("network %s not found", e.Name)
+		}
+		if err := s.ensure(n); err != nil {
+			return nil, errs.KindOf(err).Errorf("failed to set up network %s: %w", n.Name, err)
+		}
+	}
+	return nets, nil
+}
+
+var (
+	macvlanModes = map[string]uint32{"private": 1, "vepa": 2, "": 4, "bridge": 4, "passthru": 8}
+	ipvlanModes  = map[string]uint32{"": 0, "l2": 0, "l3": 1, "l3s": 2}
+)
+
+// plug puts an interface into the namespace; with leads, the way out goes through it.
+func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, leads bool) error {
+	links := s.Options.Host.Links()
+	switch n.Driver {
+	case "host", "null":
+		return nil
+	case "bridge":
+		err := links.AddVeth(&link.Veth{Name: e.Link, Master: n.index, MTU: n.mtu, Isolated: !n.flag(optICC, true), Hairpin: n.hairpin,
+			Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()})
+		if errors.Is(err, link.ErrNotFound) || isGone(err) {
+			// Somebody deleted the bridge: it is made again.
+			n.making.Lock()
+			n.index = 0
+			n.making.Unlock()
+			if err = s.ensure(n); err == nil {
+				err = links.AddVeth(&link.Veth{Name: e.Link, Master: n.index, MTU: n.mtu, Isolated: !n.flag(optICC, true), Hairpin: n.hairpin,
+					Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()})
+			}
+		}
+		if err != nil {
+			return err
+		}
+	case "macvlan", "ipvlan":
+		parent := n.Options[optParent]
+		l, err := links.Find(parent)
+		if err != nil {
+			return errs.Invalid.Errorf("the parent interface of network %s: %w", n.Name, err)
+		}
+		m := &link.Macvlan{Name: e.Iface, Parent: l.Index, Kind: n.Driver, MTU: min(n.mtu, l.MTU), MAC: e.MAC, NS: ns.Fd()}
+		if m.Mode = macvlanModes[n.Options["macvlan_mode"]]; n.Driver == "ipvlan" {
+			m.Mode = ipvlanModes[n.Options["ipvlan_mode"]]
+		}
+		if err := links.AddMacvlan(m); err != nil {
+			return err
+		}
+	}
+	i := &link.Interface{Name: e.Iface}
+	for _, p := range []netip.Prefix{e.V4, e.V6} {
+		if p.IsValid() {
+			i.Addrs = append(i.Addrs, p)
+		}
+	}
+	if leads {
+		i.Gateways = e.gateways()
+	}
+	return ns.Links().Configure(i)
+}
+
+func (e *endpoint) gateways() (list []netip.Addr) {
+	for _, g := range []netip.Addr{e.GW4, e.GW6} {
+		if g.IsValid() {
+			list = append(list, g)
+		}
+	}
+	return list
+}
+
+// hostBinding is where ports of the network are published when nothing else is said.
+func hostBinding(n *network, daemon netip.Addr) netip.Addr {
+	if a, err := netip.ParseAddr(n.Options[optHostBinding]); err == nil && !a.IsUnspecified() {
+		return a
+	}
+	return daemon
+}
+
+// maxPorts bounds what one container may publish.
+const maxPorts = 1 << 16
+
+// portRequests turns Docker's port map into requests. byDefault is where ports are bound that name no address.
+func portRequests(r *JoinRequest, byDefault netip.Addr) (list []portmap.Request, err error) {
+	ports := make([]api.Port, 0, len(r.Ports))
+	for p := range r.Ports {
+		ports = append(ports, p)
+	}
+	if r.All {
+		for p := range r.Exposed {
+			if len(r.Ports[p]) == 0 && !slices.Contains(ports, p) {
+				ports = append(ports, p)
+			}
+		}
+	}
+	slices.SortFunc(ports, func(a, b api.Port) int {
+		return cmp.Or(cmp.Compare(a.Num(), b.Num()), cmp.Compare(a.Proto(), b.Proto()))
+	})
+	for _, p := range ports {
+		if _, ok := portmap.Protocol(string(p.Proto())); !ok || p.Num() == 0 {
+			return nil, errs.Invalid.Errorf("invalid port specification: %q", p.String())
+		}
+		bindings := r.Ports[p]
+		if len(bindings) == 0 {
+			if _, exposed := r.Exposed[p]; !exposed || !r.All {
+				continue
+			}
+			bindings = []api.PortBinding{{}}
+		}
+		for _, b := range bindings {
+			x := portmap.Request{Proto: string(p.Proto()), Container: p.Num(), Host: b.HostIP.Unmap()}
+			if !x.Host.IsValid() {
+				x.Host = byDefault
+			}
+			if x.First, x.Last, err = hostPort(b.HostPort); err != nil {
+				return nil, err
+			}
+			if list = append(list, x); len(list) > maxPorts {
+				return nil, errs.Invalid.Errorf("too many ports to publish: at most %d", maxPorts)
+			}
+		}
+	}
+	// Ports that are named come before those that may be any.
+	slices.SortStableFunc(list, func(a, b portmap.Request) int { return cmp.Compare(width(a), width(b)) })
+	return list, nil
+}
+
+func width(r portmap.Request) int {
+	if r.First == 0 {
+		return 1 << 16
+	}
+	return int(r.Last) - int(r.First)
+}
+
+// hostPort reads "", "8080" and "8080-8090".
+func hostPort(s string) (first, last uint16, err error) {
+	if s == "" || s == "0" {
+		return 0, 0, nil
+	}
+	a, b, ranged := strings.Cut(s, "-")
+	lo, err1 := strconv.ParseUint(a, 10, 16)
+	hi, err2 := lo, error(nil)
+	if ranged {
+		hi, err2 = strconv.ParseUint(b, 10, 16)
+	}
+	if err1 != nil || err2 != nil || hi < lo || lo == 0 {
+		return 0, 0, errs.Invalid.Errorf("invalid port specification: %q", s)
+	}
+	return uint16(lo), uint16(hi), nil
+}
+
+// published are the elements of the firewall's maps for j.
+func (j *joined) published() (list []firewall.Port) {
+	g := j.gateway()
+	if g == nil {
+		return nil
+	}
+	for _, b := range j.Bindings {
+		to := g.V4.Addr()
+		if b.Host.Addr().Is6() {
+			to = g.V6.Addr()
+		}
+		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() {
+			list = append(list, firewall.Port{Proto: proto, Host: b.Host, Target: netip.AddrPortFrom(to, b.Container)})
+		}
+	}
+	return list
+}

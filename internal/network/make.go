@@ -1,0 +1,142 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"gantry/internal/errs"
+	"gantry/internal/kernel/link"
+	"gantry/internal/network/firewall"
+)
+
+// ensure makes what stands for a network on the host, unless it is there. A bridge that is there already, the user's
+// or that of an engine before, is taken.
+func (s *Service) ensure(n *network) error {
+	n.making.Lock()
+	defer n.making.Unlock()
+	if n.index != 0 {
+		return nil
+	}
+	links := s.Options.Host.Links()
+	n.mtu = s.MTU
+	if v, err := strconv.Atoi(n.Options[optMTU]); err == nil && v > 0 {
+		n.mtu = v
+	}
+	if n.mtu == 0 {
+		n.mtu = links.UplinkMTU()
+	}
+	if n.Driver != "bridge" {
+		return nil
+	}
+	var addrs []netip.Prefix
+	for _, x := range n.subnets {
+		addrs = append(addrs, netip.PrefixFrom(x.Gateway, x.Subnet.Bits()))
+	}
+	l, err := links.Find(n.BridgeName)
+	if errors.Is(err, link.ErrNotFound) {
+		err = links.AddBridge(&link.Bridge{Name: n.BridgeName, MTU: n.mtu, Addrs: addrs})
+		if err == nil {
+			l, err = links.Find(n.BridgeName)
+		}
+	} else if err == nil {
+		if l.Kind != "bridge" {
+			return errs.Conflict.Errorf("interface %s exists and is no bridge: give the network another name by -o %s", n.BridgeName, optName)
+		}
+		if err = links.AddAddrs(l.Index, addrs); err == nil {
+			err = links.Up(n.BridgeName)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.Options.Host.Do(func() error { return s.sysctls(n) }); err != nil {
+		return err
+	}
+	if err := s.table.AddNetwork(n.rules()); err != nil {
+		return err
+	}
+	n.index = l.Index
+	return nil
+}
+
+// rules is what the firewall is told of the network.
+func (n *network) rules() firewall.Network {
+	mode := n.Options[optGatewayMode]
+	f := firewall.Network{Bridge: n.BridgeName, Internal: n.Internal, NoICC: !n.flag(optICC, true),
+		Masquerade: n.flag(optMasquerade, true) && mode != "routed", Routed: mode == "routed" || mode == "nat-unprotected"}
+	for _, x := range n.subnets {
+		f.Subnets = append(f.Subnets, x.Subnet)
+	}
+	return f
+}
+
+// unmake takes away what ensure made. A bridge that was there before the network stays.
+func (s *Service) unmake(n *network) {
+	n.making.Lock()
+	defer n.making.Unlock()
+	if n.Driver != "bridge" {
+		return
+	}
+	if err := s.table.RemoveNetwork(n.BridgeName); err != nil {
+		s.Log.Warn("removing a network's firewall rules failed", "network", n.Name, "err", err)
+	}
+	if n.Foreign {
+		n.index = 0
+		return
+	}
+	if err := s.Options.Host.Links().Delete(n.BridgeName); err != nil {
+		s.Log.Warn("removing a bridge failed", "network", n.Name, "err", err)
+	}
+	n.index = 0
+}
+
+// sysctls sets what a bridge needs. The calling thread is in the host's namespace.
+func (s *Service) sysctls(n *network) error {
+	// Published ports on 127.0.0.1: packets with such addresses may pass the bridge. The firewall lets none in from elsewhere.
+	on, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	n.hairpin = err == nil && strings.TrimSpace(string(on)) == "1"
+	if err := sysctl("net/ipv4/conf/"+n.BridgeName+"/route_localnet", "1"); err != nil {
+		return err
+	}
+	if n.Internal {
+		return nil
+	}
+	if on, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(on)) == "0" {
+		s.Log.Info("turning on net.ipv4.ip_forward: the host routes between its networks and containers from now on, and between its own interfaces too unless a firewall says otherwise")
+		if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
+			return err
+		}
+	}
+	if !n.IPv6 {
+		return nil
+	}
+	const all = "net/ipv6/conf/all/forwarding"
+	if on, err := os.ReadFile("/proc/sys/" + all); err == nil && strings.TrimSpace(string(on)) == "0" {
+		// A forwarding host ignores router advertisements unless told otherwise, and would lose its default route.
+		files, _ := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+		for _, f := range files {
+			if v, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(v)) == "1" {
+				os.WriteFile(f, []byte("2"), 0o644)
+			}
+		}
+		s.Log.Info("turning on net.ipv6.conf.all.forwarding, and accept_ra=2 where router advertisements were accepted")
+		return sysctl(all, "1")
+	}
+	return nil
+}
+
+func sysctl(name, value string) error {
+	path := "/proc/sys/" + name
+	if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,426 @@
+package network
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	api "github.com/moby/moby/api/types/network"
+
+	"gantry/internal/errs"
+	"gantry/internal/ids"
+	"gantry/internal/network/ipam"
+	"gantry/internal/state"
+)
+
+// Driver options, as Docker names them.
+const (
+	optDefault     = "com.docker.network.bridge.default_bridge"
+	optName        = "com.docker.network.bridge.name"
+	optICC         = "com.docker.network.bridge.enable_icc"
+	optMasquerade  = "com.docker.network.bridge.enable_ip_masquerade"
+	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
+	optGatewayMode = "com.docker.network.bridge.gateway_mode_ipv4"
+	optMTU         = "com.docker.network.driver.mtu"
+	optPrefix      = "com.docker.network.container_iface_prefix"
+	optParent      = "parent"
+)
+
+const (
+	bucket  = "networks"
+	version = 1 // of record
+)
+
+// record is a network as the state file keeps it.
+type record struct {
+	V          int               `json:"v"`
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Created    time.Time         `json:"created"`
+	Driver     string            `json:"driver"`
+	BridgeName string            `json:"bridge,omitempty"`  // the interface
+	Foreign    bool              `json:"foreign,omitempty"` // the interface was there before the network, and stays
+	IPv4       bool              `json:"ipv4,omitempty"`
+	IPv6       bool              `json:"ipv6,omitempty"`
+	Internal   bool              `json:"internal,omitempty"`
+	Attachable bool              `json:"attachable,omitempty"`
+	IPAM       []subnet          `json:"ipam,omitempty"`
+	IPAMOpts   map[string]string `json:"ipam_options,omitempty"`
+	Options    map[string]string `json:"options,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+}
+
+type subnet struct {
+	Subnet  netip.Prefix          `json:"subnet"`
+	Range   netip.Prefix          `json:"range,omitzero"`
+	Gateway netip.Addr            `json:"gateway,omitzero"`
+	Aux     map[string]netip.Addr `json:"aux,omitempty"`
+}
+
+// network is a network in memory. The record and subnets' configurations do not change; who holds which address is under Service.mu.
+type network struct {
+	record
+	subnets []*ipam.Subnet
+
+	making sync.Mutex // one makes what stands for it in the kernel
+	index  int32      // of the bridge; 0: not made yet
+	mtu    int
+	// hairpin: bridged packets pass the host's rules (br_netfilter), so that a container's own published port is led back to
+	// the very port of the bridge it came from.
+	hairpin bool
+}
+
+func newNetwork(r record) *network {
+	r.V = version
+	if r.ID == "" {
+		r.ID = ids.New()
+	}
+	if r.Created.IsZero() {
+		r.Created = time.Now().UTC()
+	}
+	return &network{record: r}
+}
+
+// plan makes the subnets of the record, and completes it with the gateways that were chosen.
+func (n *network) plan() error {
+	for i := range n.IPAM {
+		c := &n.IPAM[i]
+		s, err := ipam.NewSubnet(ipam.Config{Subnet: c.Subnet, Range: c.Range, Gateway: c.Gateway, Aux: c.Aux, NoGW: n.Driver == "ipvlan" && n.Internal})
+		if err != nil {
+			return err
+		}
+		c.Gateway = s.Gateway
+		n.subnets = append(n.subnets, s)
+	}
+	return nil
+}
+
+func (n *network) flag(option string, missing bool) bool {
+	v, err := strconv.ParseBool(n.Options[option])
+	if err != nil {
+		return missing
+	}
+	return v
+}
+
+// load reads all records.
+func (s *Service) load() error {
+	return s.State.View(func(tx state.Tx) error {
+		return tx.Each(bucket, func(id string, decode func(any) error) error {
+			var r record
+			if err := decode(&r); err != nil {
+				return err
+			}
+			if r.V > version {
+				return errs.Conflict.Errorf("network %s: record version %d was written by a newer gantry; this one knows %d", id, r.V, version)
+			}
+			n := &network{record: r}
+			if err := n.plan(); err != nil {
+				return errs.Internal.Errorf("network %s: %w", r.Name, err)
+			}
+			s.nets[id], s.names[r.Name] = n, id
+			return nil
+		})
+	})
+}
+
+// add writes a network down. s.mu is held, or nobody else is there yet.
+func (s *Service) add(n *network) error {
+	if err := s.State.Update(func(tx state.Tx) error { return tx.Put(bucket, n.ID, &n.record) }); err != nil {
+		return err
+	}
+	s.nets[n.ID], s.names[n.Name] = n, n.ID
+	return nil
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+func predefined(name string) bool {
+	return name == Bridge || name == Host || name == None || name == api.NetworkDefault
+}
+
+// Create makes a network and returns its ID.
+func (s *Service) Create(ctx context.Context, r *api.CreateRequest) (id, warning string, err error) {
+	if !validName.MatchString(r.Name) || len(r.Name) > 255 {
+		return "", "", errs.Invalid.Errorf("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", r.Name)
+	}
+	if predefined(r.Name) {
+		return "", "", errs.Forbidden.Errorf("operation is not permitted on predefined %s network ", r.Name)
+	}
+	rec, err := s.wanted(r)
+	if err != nil {
+		return "", "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names[r.Name] != "" {
+		return "", "", errs.Conflict.Errorf("network with name %s already exists", r.Name)
+	}
+	if err := s.subnetsFor(rec); err != nil {
+		return "", "", err
+	}
+	for _, n := range s.nets {
+		if rec.BridgeName != "" && n.BridgeName == rec.BridgeName {
+			return "", "", errs.Forbidden.Errorf("networks have same bridge name: %s and %s", n.Name, rec.Name)
+		}
+	}
+	n := newNetwork(*rec)
+	if n.Driver == "bridge" && n.BridgeName == "" {
+		n.BridgeName = "br-" + ids.Short(n.ID)
+	}
+	if err := n.plan(); err != nil {
+		return "", "", err
+	}
+	if n.Driver == "bridge" {
+		_, err := s.Options.Host.Links().Find(n.BridgeName)
+		n.Foreign = err == nil
+		if err := s.ensure(n); err != nil {
+			return "", "", err
+		}
+	}
+	if err := s.add(n); err != nil {
+		s.unmake(n)
+		return "", "", err
+	}
+	s.event(n, "create")
+	return n.ID, "", nil
+}
+
+// wanted checks a request as far as it goes by itself.
+func (s *Service) wanted(r *api.CreateRequest) (*record, error) {
+	rec := &record{Name: r.Name, Driver: r.Driver, Internal: r.Internal, Attachable: r.Attachable, Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels)}
+	if rec.Driver == "" || rec.Driver == "default" {
+		rec.Driver = "bridge"
+	}
+	rec.IPv4 = r.EnableIPv4 == nil || *r.EnableIPv4
+	rec.IPv6 = r.EnableIPv6 != nil && *r.EnableIPv6
+	switch rec.Driver {
+	case "bridge", "macvlan", "ipvlan":
+	case "host", "null":
+		return nil, errs.Forbidden.Errorf("only one instance of %q network is allowed", rec.Driver)
+	case "overlay":
+		return nil, errs.NotImplemented.Errorf("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
+	default:
+		return nil, errs.NotFound.Errorf("plugin %q not found", rec.Driver)
+	}
+	if r.ConfigOnly || r.ConfigFrom != nil && r.ConfigFrom.Network != "" {
+		return nil, errs.NotImplemented.Errorf("configuration-only networks are not supported: give the network its own configuration")
+	}
+	if r.Ingress {
+		return nil, errs.NotImplemented.Errorf("Ingress network is not supported: it belongs to swarm")
+	}
+	if r.Scope != "" && r.Scope != "local" {
+		return nil, errs.Invalid.Errorf("invalid scope: %q", r.Scope)
+	}
+	if !rec.IPv4 && !rec.IPv6 {
+		return nil, errs.Invalid.Errorf("IPv4 or IPv6 must be enabled")
+	}
+	if err := checkOptions(rec); err != nil {
+		return nil, err
+	}
+	rec.BridgeName = rec.Options[optName]
+	if r.IPAM == nil {
+		return rec, nil
+	}
+	if d := r.IPAM.Driver; d != "" && d != "default" {
+		return nil, errs.NotFound.Errorf("plugin %q not found", d)
+	}
+	rec.IPAMOpts = r.IPAM.Options
+	for _, c := range r.IPAM.Config {
+		if !c.Subnet.IsValid() {
+			if c.Gateway.IsValid() || c.IPRange.IsValid() || len(c.AuxAddress) > 0 {
+				return nil, errs.Invalid.Errorf("invalid network config:\nno subnet given for its gateway, ip-range or auxiliary addresses")
+			}
+			continue
+		}
+		if c.Subnet.Addr().Is6() && !rec.IPv6 {
+			return nil, errs.Invalid.Errorf("invalid network config:\nIPv6 is disabled for the network, but IPv6 subnet %s was given", c.Subnet)
+		}
+		rec.IPAM = append(rec.IPAM, subnet{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway, Aux: c.AuxAddress})
+	}
+	return rec, nil
+}
+
+func checkOptions(r *record) error {
+	for _, k := range []string{optICC, optMasquerade, optDefault} {
+		if v, ok := r.Options[k]; ok {
+			if _, err := strconv.ParseBool(v); err != nil {
+				return errs.Invalid.Errorf("failed to parse %s value: %v (%w)", k, v, err)
+			}
+		}
+	}
+	if v, ok := r.Options[optMTU]; ok {
+		if n, err := strconv.Atoi(v); err != nil || n < 0 || n > 65535 {
+			return errs.Invalid.Errorf("failed to parse %s value: %v", optMTU, v)
+		}
+	}
+	if v, ok := r.Options[optHostBinding]; ok {
+		if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
+			return errs.Invalid.Errorf("failed to parse %s value: %v", optHostBinding, v)
+		}
+	}
+	switch m := r.Options[optGatewayMode]; m {
+	case "", "nat", "routed", "nat-unprotected":
+	default:
+		return errs.Invalid.Errorf("unknown gateway mode %s", m)
+	}
+	if n := r.Options[optName]; len(n) > 15 {
+		return errs.Invalid.Errorf("failed to use bridge name %s: interface names have at most 15 characters", n)
+	}
+	switch r.Driver {
+	case "macvlan":
+		if _, ok := macvlanModes[r.Options["macvlan_mode"]]; !ok {
+			return errs.Invalid.Errorf("requested macvlan mode '%s' is not valid, 'bridge' mode is the macvlan driver default", r.Options["macvlan_mode"])
+		}
+	case "ipvlan":
+		if _, ok := ipvlanModes[r.Options["ipvlan_mode"]]; !ok {
+			return errs.Invalid.Errorf("requested ipvlan mode '%s' is not valid, 'l2' mode is the ipvlan driver default", r.Options["ipvlan_mode"])
+		}
+	}
+	return nil
+}
+
+// subnetsFor chooses what the user did not, and refuses what overlaps. s.mu is held.
+func (s *Service) subnetsFor(r *record) error {
+	busy, err := s.busy("")
+	if err != nil {
+		return err
+	}
+	// A user's own choice may cover what the host routes elsewhere; not another network, nor an interface's subnet of a bridge.
+	var taken []netip.Prefix
+	for _, n := range s.nets {
+		for _, x := range n.subnets {
+			taken = append(taken, x.Subnet)
+		}
+	}
+	var have4, have6 bool
+	for _, c := range r.IPAM {
+		if r.Driver == "bridge" || r.Driver == "macvlan" || r.Driver == "ipvlan" {
+			if err := ipam.Check(c.Subnet, taken); err != nil {
+				return err
+			}
+		}
+		taken = append(taken, c.Subnet)
+		busy = append(busy, c.Subnet)
+		have4, have6 = have4 || c.Subnet.Addr().Is4(), have6 || c.Subnet.Addr().Is6()
+	}
+	if r.IPv4 && !have4 {
+		p, err := ipam.Choose(s.Pools, false, busy)
+		if err != nil {
+			return err
+		}
+		r.IPAM = append(r.IPAM, subnet{Subnet: p})
+	}
+	if r.IPv6 && !have6 {
+		p, err := ipam.Choose(append(slices.Clone(s.Pools), ipam.ULA(s.ULA)), true, busy)
+		if err != nil {
+			return err
+		}
+		r.IPAM = append(r.IPAM, subnet{Subnet: p})
+	}
+	return nil
+}
+
+// Remove deletes a network that nobody is connected to.
+func (s *Service) Remove(ctx context.Context, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	if predefined(n.Name) {
+		return errs.Forbidden.Errorf("%s is a pre-defined network and cannot be removed", n.Name)
+	}
+	return s.remove(n)
+}
+
+func (s *Service) remove(n *network) error {
+	for _, j := range s.joined {
+		if e := j.on(n.ID); e != nil {
+			return errs.Forbidden.Errorf("error while removing network: network %s has active endpoints (name:%q id:%q)", n.Name, j.Name, ids.Short(e.ID))
+		}
+	}
+	if err := s.State.Update(func(tx state.Tx) error { return tx.Delete(bucket, n.ID) }); err != nil {
+		return err
+	}
+	delete(s.nets, n.ID)
+	delete(s.names, n.Name)
+	s.unmake(n)
+	s.event(n, "destroy")
+	return nil
+}
+
+// Prune removes the networks that no container, running or not, is meant for, and that match; it returns their names.
+func (s *Service) Prune(ctx context.Context, match func(*api.Network) bool, used func(*api.Network) bool) (names []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.sorted() {
+		if x := n.describe(); predefined(n.Name) || !match(&x) || used(&x) || s.remove(n) != nil {
+			continue
+		}
+		names = append(names, n.Name)
+	}
+	return names, nil
+}
+
+func (s *Service) sorted() []*network {
+	return slices.SortedFunc(maps.Values(s.nets), func(a, b *network) int { return a.Created.Compare(b.Created) })
+}
+
+// Get describes one network and who is connected to it.
+func (s *Service) Get(ref string) (api.Inspect, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(ref)
+	if err != nil {
+		return api.Inspect{}, err
+	}
+	return s.inspect(n), nil
+}
+
+// List describes all networks, oldest first.
+func (s *Service) List() []api.Inspect {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []api.Inspect
+	for _, n := range s.sorted() {
+		list = append(list, s.inspect(n))
+	}
+	return list
+}
+
+func (s *Service) inspect(n *network) api.Inspect {
+	x := api.Inspect{Network: n.describe(), Containers: map[string]api.EndpointResource{}}
+	for _, j := range s.joined {
+		if e := j.on(n.ID); e != nil {
+			x.Containers[j.ID] = api.EndpointResource{Name: j.Name, EndpointID: e.ID, MacAddress: api.HardwareAddr(e.MAC), IPv4Address: e.V4, IPv6Address: e.V6}
+		}
+	}
+	return x
+}
+
+func (n *network) describe() api.Network {
+	x := api.Network{Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: n.IPv4, EnableIPv6: n.IPv6,
+		IPAM: api.IPAM{Driver: "default", Options: n.IPAMOpts, Config: []api.IPAMConfig{}}, Internal: n.Internal, Attachable: n.Attachable,
+		Options: orEmpty(n.Options), Labels: orEmpty(n.Labels)}
+	if n.Driver == "host" || n.Driver == "null" {
+		x.EnableIPv4 = true
+	}
+	for _, c := range n.IPAM {
+		x.IPAM.Config = append(x.IPAM.Config, api.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway, AuxAddress: c.Aux})
+	}
+	return x
+}
+
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return maps.Clone(m)
+}

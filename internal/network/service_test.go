@@ -1,0 +1,466 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	api "github.com/moby/moby/api/types/network"
+
+	"gantry/internal/errs"
+	"gantry/internal/ids"
+	"gantry/internal/kernel/link"
+	"gantry/internal/kernel/netns"
+	"gantry/internal/network/lab"
+	"gantry/internal/state"
+)
+
+type host struct {
+	*lab.Lab
+	*Service
+	dir   string
+	store *state.Store
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	h := &host{Lab: lab.New(t), dir: t.TempDir()}
+	h.open(t)
+	t.Cleanup(func() { h.close() })
+	return h
+}
+
+func (h *host) open(t testing.TB) {
+	t.Helper()
+	var err error
+	if h.store, err = state.Open(filepath.Join(h.dir, "state.db")); err != nil {
+		t.Fatal(err)
+	}
+	h.Service, err = Open(context.Background(), Options{Run: filepath.Join(h.dir, "run"), State: h.store, Log: slog.New(slog.DiscardHandler),
+		Host: h.Lab.Host, Table: "gantry-test", Bridge: "gantry0", ULA: [5]byte{1, 2, 3, 4, 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *host) close() {
+	if h.Service != nil {
+		h.Service.Close()
+		h.store.Close()
+		h.Service = nil
+	}
+}
+
+func (h *host) join(t testing.TB, r *JoinRequest) (*Joined, *netns.Namespace) {
+	t.Helper()
+	if r.ID == "" {
+		r.ID = ids.New()
+	}
+	j, err := h.Join(context.Background(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := netns.Open(j.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Done()
+	t.Cleanup(func() { ns.Close() })
+	return j, ns
+}
+
+func on(names ...string) map[string]*api.EndpointSettings {
+	m := map[string]*api.EndpointSettings{}
+	for _, n := range names {
+		m[n] = nil
+	}
+	return m
+}
+
+func ports(p ...string) api.PortMap {
+	m := api.PortMap{}
+	for i := 0; i < len(p); i += 2 {
+		ip, port, _ := strings.Cut(p[i+1], " ")
+		b := api.PortBinding{HostPort: port}
+		if ip != "" {
+			b.HostIP = netip.MustParseAddr(ip)
+		}
+		m[api.MustParsePort(p[i])] = append(m[api.MustParsePort(p[i])], b)
+	}
+	return m
+}
+
+func (h *host) create(t testing.TB, r *api.CreateRequest) string {
+	t.Helper()
+	id, _, err := h.Create(context.Background(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestDefaultBridge(t *testing.T) {
+	h := newHost(t)
+	j, ns := h.join(t, &JoinRequest{Name: "web", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080", "81/tcp", "127.0.0.1 ")})
+	e := j.Endpoints["bridge"]
+	if e.IPAddress.String() != "172.17.0.2" || e.Gateway.String() != "172.17.0.1" || e.IPPrefixLen != 16 || e.MacAddress.String() != "02:42:ac:11:00:02" {
+		t.Fatalf("%+v", e)
+	}
+	eth, err := ns.Links().Find("eth0")
+	if err != nil || eth.MTU != lab.MTU {
+		t.Fatalf("the uplink's MTU is %d, the container's %d, %v", lab.MTU, eth.MTU, err)
+	}
+	lab.Serve(t, ns, "tcp", ":80", "web")
+	lab.Serve(t, h.Outside, "tcp", ":80", "outside")
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "web "+lab.OutsideAddr)
+	lab.Answers(t, h.Lab.Host, "tcp", "127.0.0.1:8080", "web 172.17.0.1")
+	lab.Answers(t, ns, "tcp", lab.OutsideAddr+":80", "outside "+lab.HostAddr)
+	lab.Answers(t, ns, "tcp", lab.HostAddr+":8080", "web 172.17.0.1")
+	if p := j.Ports[api.MustParsePort("81/tcp")]; len(p) != 1 || p[0].HostIP.String() != "127.0.0.1" || p[0].HostPort == "" {
+		t.Fatal(j.Ports)
+	}
+	_, err = h.Join(context.Background(), &JoinRequest{ID: ids.New(), Name: "web2", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")})
+	if err == nil || !strings.Contains(err.Error(), "driver failed programming external connectivity on endpoint web2 (") ||
+		!strings.Contains(err.Error(), "): Bind for 0.0.0.0:8080 failed: port is already allocated\n(container web has it; the next free one is 8081)") {
+		t.Fatal(err)
+	}
+	got, err := h.Get("bridge")
+	if err != nil || len(got.Containers) != 1 {
+		t.Fatal(got, err)
+	}
+	if _, _, err := h.Create(context.Background(), &api.CreateRequest{Name: "bridge"}); err == nil || err.Error() != "operation is not permitted on predefined bridge network " {
+		t.Fatal(err)
+	}
+}
+
+func TestUserNetworks(t *testing.T) {
+	h := newHost(t)
+	yes := true
+	id := h.create(t, &api.CreateRequest{Name: "back", EnableIPv6: &yes, Options: map[string]string{optMTU: "1300"}, Labels: map[string]string{"a": "b"},
+		IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.77.0.0/24"), IPRange: netip.MustParsePrefix("10.77.0.128/25"), Gateway: netip.MustParseAddr("10.77.0.254")}}}})
+	h.create(t, &api.CreateRequest{Name: "closed", Internal: true})
+	for _, c := range []struct {
+		r    api.CreateRequest
+		kind errs.Kind
+		text string
+	}{
+		{api.CreateRequest{Name: "back"}, errs.Conflict, "network with name back already exists"},
+		{api.CreateRequest{Name: "x", IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.77.0.0/16")}}}}, errs.Forbidden, "Pool overlaps with other one on this address space"},
+		{api.CreateRequest{Name: "x", Driver: "nothere"}, errs.NotFound, `plugin "nothere" not found`},
+		{api.CreateRequest{Name: "x", Options: map[string]string{optICC: "maybe"}}, errs.Invalid, ""},
+		{api.CreateRequest{Name: "x/y"}, errs.Invalid, ""},
+		{api.CreateRequest{Name: "x", IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.78.0.0/24"), Gateway: netip.MustParseAddr("10.79.0.1")}}}}, errs.Invalid, ""},
+	} {
+		if _, _, err := h.Create(context.Background(), &c.r); errs.KindOf(err) != c.kind || err == nil || c.text != "" && err.Error() != c.text {
+			t.Errorf("%+v: %v (%v)", c.r, err, errs.KindOf(err))
+		}
+	}
+	fixed := &api.EndpointSettings{IPAMConfig: &api.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("10.77.0.9")}, Aliases: []string{"db"}, MacAddress: api.HardwareAddr{2, 1, 1, 1, 1, 1}}
+	a, ans := h.join(t, &JoinRequest{Name: "a", Endpoints: map[string]*api.EndpointSettings{"back": fixed, "closed": nil}, First: "back"})
+	_, bns := h.join(t, &JoinRequest{Name: "b", Endpoints: on(id[:12]), First: id[:12]})
+	if e := a.Endpoints["back"]; e.IPAddress.String() != "10.77.0.9" || e.MacAddress.String() != "02:01:01:01:01:01" || e.GlobalIPv6Address.String() != "fd01:203:405::2" || fmt.Sprint(e.DNSNames[:2]) != "[a db]" {
+		t.Fatalf("%+v", e)
+	}
+	if l, _ := ans.Links().Find("eth0"); l.MTU != 1300 {
+		t.Fatal(l)
+	}
+	if _, err := ans.Links().Find("eth1"); err != nil {
+		t.Fatal(err)
+	}
+	lab.Serve(t, ans, "tcp", ":80", "a")
+	lab.Serve(t, h.Outside, "tcp", ":80", "outside")
+	lab.Answers(t, bns, "tcp", "10.77.0.9:80", "a 10.77.0.128")
+	lab.Answers(t, bns, "tcp", "[fd01:203:405::2]:80", "a fd01:203:405::3")
+	lab.Answers(t, bns, "tcp", "["+lab.OutsideAddr6+"]:80", "outside "+lab.HostAddr6)
+	if _, err := h.Join(context.Background(), &JoinRequest{ID: ids.New(), Name: "c", Endpoints: map[string]*api.EndpointSettings{"back": fixed}}); err == nil || err.Error() != "Address already in use" {
+		t.Fatal(err)
+	}
+	if err := h.Remove(context.Background(), "back"); !errs.Forbidden.Is(err) || !strings.Contains(err.Error(), "has active endpoints") {
+		t.Fatal(err)
+	}
+	for id := range must1(h.Get("back")).Containers {
+		h.Leave(id)
+		h.Leave(id)
+	}
+	if err := h.Remove(context.Background(), "back"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Get("back"); !errs.NotFound.Is(err) || err.Error() != "network back not found" {
+		t.Fatal(err)
+	}
+	if _, err := h.Lab.Host.Links().Find("br-" + id[:12]); !errors.Is(err, link.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
+func must1[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestConnectLive(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "n1"})
+	h.create(t, &api.CreateRequest{Name: "n2"})
+	r := &JoinRequest{Name: "a", Endpoints: on("n2"), First: "n2", Ports: ports("80/tcp", " 8080")}
+	_, ns := h.join(t, r)
+	_, other := h.join(t, &JoinRequest{Name: "b", Endpoints: on("n1"), First: "n1"})
+	lab.Serve(t, ns, "tcp", ":80", "a")
+	lab.Serve(t, other, "tcp", ":80", "b")
+	lab.Serve(t, h.Outside, "tcp", ":80", "outside")
+	b := h.Of(must1(h.Get("n1")).firstContainer()).Endpoints["n1"].IPAddress.String()
+	lab.Answers(t, ns, "tcp", b+":80", "")
+	j, err := h.Connect(context.Background(), r, "n1", nil, ns.Path())
+	if err != nil || j.Endpoints["n1"] == nil {
+		t.Fatal(j, err)
+	}
+	lab.Answers(t, ns, "tcp", b+":80", "b "+j.Endpoints["n1"].IPAddress.String())
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+	lab.Answers(t, ns, "tcp", lab.OutsideAddr+":80", "outside "+lab.HostAddr)
+	if _, err := h.Connect(context.Background(), r, "n1", nil, ns.Path()); !errs.Forbidden.Is(err) {
+		t.Fatal(err)
+	}
+	if _, err := h.Disconnect(context.Background(), r.ID, "n1", ns.Path()); err != nil {
+		t.Fatal(err)
+	}
+	lab.Answers(t, ns, "tcp", b+":80", "")
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+	lab.Answers(t, ns, "tcp", lab.OutsideAddr+":80", "outside "+lab.HostAddr)
+	if _, err := h.Disconnect(context.Background(), r.ID, "n1", ns.Path()); err == nil || err.Error() != "container "+r.ID+" is not connected to network n1" {
+		t.Fatal(err)
+	}
+}
+
+type inspected api.Inspect
+
+func (h *host) Get(ref string) (inspected, error) {
+	x, err := h.Service.Get(ref)
+	return inspected(x), err
+}
+
+func (x inspected) firstContainer() string {
+	for id := range x.Containers {
+		return id
+	}
+	return ""
+}
+
+// leaks lists what is left of containers.
+func (h *host) leaks() (list []string) {
+	links, _ := h.Lab.Host.Links().List()
+	for _, l := range links {
+		if l.Kind == "veth" && l.Name != "uplink" {
+			list = append(list, "interface "+l.Name)
+		}
+	}
+	files, _ := os.ReadDir(h.Run)
+	for _, f := range files {
+		list = append(list, "note "+f.Name())
+	}
+	h.mu.Lock()
+	for _, n := range h.nets {
+		for _, s := range n.subnets {
+			if s.Taken() > 1 {
+				list = append(list, fmt.Sprintf("%d addresses of %s", s.Taken()-1, n.Name))
+			}
+		}
+	}
+	h.mu.Unlock()
+	if n := h.Service.ports.Held(); n > 0 {
+		list = append(list, fmt.Sprintf("%d ports", n))
+	}
+	var rules []byte
+	h.Lab.Host.Do(func() error { rules, _ = exec.Command("nft", "list", "ruleset").CombinedOutput(); return nil })
+	if strings.Contains(string(rules), "elements = { tcp . ") {
+		list = append(list, "an element: "+string(rules))
+	}
+	return list
+}
+
+func (h *host) clean(t *testing.T) {
+	t.Helper()
+	h.work.Wait()
+	var left []string
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if left = h.leaks(); len(left) == 0 {
+			return
+		}
+	}
+	t.Fatalf("left behind: %v", left)
+}
+
+func TestNothingLeaks(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "n1"})
+	// What the test looks for must be there to be found.
+	one := &JoinRequest{Name: "one", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " ")}
+	h.join(t, one)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft")
+	} else if l := h.leaks(); len(l) != 5 {
+		t.Fatalf("a container in use holds five kinds of things, not %v", l)
+	}
+	h.Leave(one.ID)
+	jobs := make(chan int)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	have := map[netip.Addr]bool{}
+	for range 8 {
+		all.Go(func() {
+			for i := range jobs {
+				r := &JoinRequest{ID: ids.New(), Name: "c" + strconv.Itoa(i), Endpoints: on("bridge", "n1"), First: "bridge", Ports: ports("80/tcp", " ", "81/udp", " ")}
+				j, err := h.Join(context.Background(), r)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				mu.Lock()
+				for _, e := range j.Endpoints {
+					if have[e.IPAddress] {
+						t.Errorf("%v was given twice", e.IPAddress)
+					}
+					have[e.IPAddress] = true
+				}
+				mu.Unlock()
+				j.Done()
+				mu.Lock()
+				for _, e := range j.Endpoints {
+					delete(have, e.IPAddress)
+				}
+				mu.Unlock()
+				h.Leave(r.ID)
+			}
+		})
+	}
+	for i := range 200 {
+		jobs <- i
+	}
+	close(jobs)
+	all.Wait()
+	h.clean(t)
+}
+
+// crashEnv makes the test binary an engine that joins containers until the fail point kills it.
+const crashEnv = "GANTRY_TEST_NETWORK"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashEnv); dir != "" {
+		crash(dir)
+	}
+	os.Exit(m.Run())
+}
+
+func crash(dir string) {
+	store := must1(state.Open(filepath.Join(dir, "state.db")))
+	s := must1(Open(context.Background(), Options{Run: filepath.Join(dir, "run"), State: store, Log: slog.New(slog.DiscardHandler),
+		Host: must1(netns.Current()), Table: "gantry-test", Bridge: "gantry0"}))
+	s.Keep(func(string) bool { return false })
+	must1(s.Join(context.Background(), &JoinRequest{ID: os.Getenv("ID"), Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}))
+	fmt.Println("joined")
+	select {}
+}
+
+func TestKilledAtEveryStep(t *testing.T) {
+	h := newHost(t)
+	h.close()
+	for _, point := range []string{"network-leased", "network-reserved", "network-plugged", "network-published"} {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID="+ids.New(), "GANTRY_FAILPOINT="+point)
+		if err := h.Lab.Host.Do(cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("%s: %v", point, err)
+		}
+		h.open(t)
+		if err := h.Keep(func(string) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+		h.clean(t)
+		h.close()
+	}
+}
+
+// TestEngineReplaced: connections and published ports work while no engine runs, and the next one knows of them.
+func TestEngineReplaced(t *testing.T) {
+	h := newHost(t)
+	r := &JoinRequest{Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}
+	j, ns := h.join(t, r)
+	lab.Serve(t, ns, "tcp", ":80", "a")
+	h.close()
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+	h.open(t)
+	if err := h.Keep(func(id string) bool { return id == r.ID }); err != nil {
+		t.Fatal(err)
+	}
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+	if now := h.Of(r.ID); now == nil || now.Endpoints["bridge"].IPAddress != j.Endpoints["bridge"].IPAddress {
+		t.Fatal(now)
+	}
+	b, _ := h.join(t, &JoinRequest{Name: "b", Endpoints: on("bridge"), First: "bridge"})
+	if b.Endpoints["bridge"].IPAddress == j.Endpoints["bridge"].IPAddress {
+		t.Fatal("the address was given again")
+	}
+	if _, err := h.Join(context.Background(), &JoinRequest{ID: ids.New(), Name: "c", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}); err == nil {
+		t.Fatal("the port was given again")
+	}
+	h.Leave(r.ID)
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "")
+}
+
+func TestMacvlan(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "lan", Driver: "macvlan", Options: map[string]string{"parent": "uplink"},
+		IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.99.0.0/24"), IPRange: netip.MustParsePrefix("10.99.0.64/26"), Gateway: netip.MustParseAddr(lab.OutsideAddr)}}}})
+	_, ns := h.join(t, &JoinRequest{Name: "a", Endpoints: on("lan"), First: "lan"})
+	lab.Serve(t, ns, "tcp", ":80", "a")
+	lab.Answers(t, h.Outside, "tcp", "10.99.0.64:80", "a "+lab.OutsideAddr)
+}
+
+func BenchmarkJoinLeave(b *testing.B) {
+	h := newHost(b)
+	r := &JoinRequest{ID: ids.New(), Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}
+	var join, leave time.Duration
+	least := time.Hour
+	for b.Loop() {
+		t0 := time.Now()
+		j, err := h.Join(context.Background(), r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		t1 := time.Now()
+		h.Leave(r.ID)
+		leave += time.Since(t1)
+		join += t1.Sub(t0)
+		least = min(least, t1.Sub(t0))
+		j.Done()
+		h.work.Wait()
+	}
+	b.ReportMetric(float64(join.Microseconds())/float64(b.N), "µs/join")
+	b.ReportMetric(float64(least.Microseconds()), "µs/join(min)")
+	b.ReportMetric(float64(leave.Microseconds())/float64(b.N), "µs/leave")
+}
+
+func FuzzHostPort(f *testing.F) {
+	for _, s := range []string{"", "80", "80-90", "90-80", "0-1", "65536", "-", "8080-"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		lo, hi, err := hostPort(s)
+		if err == nil && hi < lo {
+			t.Fatalf("%q: %d-%d", s, lo, hi)
+		}
+	})
+}
