@@ -109,13 +109,11 @@ func (s *Server) putManifest(w *response, r *http.Request, rt route) error {
 	if r.ContentLength > maxManifest {
 		return manifestTooLarge()
 	}
-	b, err := io.ReadAll(io.LimitReader(s.body(w, r), maxManifest+1))
+	b, done, err := s.readManifest(w, r)
 	if err != nil {
-		return manifestInvalid("the manifest did not arrive whole")
+		return err
 	}
-	if len(b) > maxManifest {
-		return manifestTooLarge()
-	}
+	defer done()
 	s.metrics.received.Add(int64(len(b)))
 	m, err := parseManifest(r.Header.Get("Content-Type"), b)
 	if err != nil {
@@ -149,6 +147,34 @@ func (s *Server) putManifest(w *response, r *http.Request, rt route) error {
 	h.Set("Content-Length", "0")
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// readManifest reads a manifest from a request. Few may be large at a time: done says that this one's memory is free.
+func (s *Server) readManifest(w *response, r *http.Request) (b []byte, done func(), err error) {
+	const small = 64 << 10
+	src := s.body(w, r)
+	done = func() {}
+	if b, err = io.ReadAll(io.LimitReader(src, small)); err == nil && len(b) == small {
+		select {
+		case s.large <- struct{}{}:
+			done = func() { <-s.large }
+		case <-r.Context().Done():
+			return nil, nil, r.Context().Err()
+		}
+		var rest []byte
+		rest, err = io.ReadAll(io.LimitReader(src, maxManifest+1-small))
+		b = append(b, rest...)
+	}
+	if err != nil {
+		err = manifestInvalid("the manifest did not arrive whole")
+	} else if len(b) > maxManifest {
+		err = manifestTooLarge()
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return b, done, nil
 }
 
 // maxTagParams bounds the tags of one push by digest; the spec wants ten at least.

@@ -562,7 +562,7 @@ func (p *proxy) fetchBlob(ctx context.Context, f *fetch, repo, name string, d Di
 	if !committed {
 		_ = stage.Discard()
 	}
-	f.done = true
+	f.done, f.err = true, err
 	return err
 }
 

@@ -49,6 +49,7 @@ type Server struct {
 	auth    *authority
 	proxy   *proxy
 	started time.Time
+	large   chan struct{} // has one for each manifest of more than a few kilobytes that is being pushed
 
 	// What goes on behind the requests, and its end.
 	ctx        context.Context
@@ -65,7 +66,7 @@ func New(cfg Config, st Storage, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, storage: st, log: log, locks: newBlobLocks(), started: time.Now()}
+	s := &Server{cfg: cfg, storage: st, log: log, locks: newBlobLocks(), started: time.Now(), large: make(chan struct{}, 16)}
 	s.uploads.open = map[string]*upload{}
 	if err := s.repos.load(st); err != nil {
 		return nil, err
