@@ -16,7 +16,7 @@ import (
 var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
 	{"internal/kernel/"},
-	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/client", "internal/state", "internal/events"},
+	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events"},
 	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
@@ -29,6 +29,7 @@ var sameFloor = map[string][]string{
 	"internal/runtime/":  {"internal/runtime/"},
 	"internal/layer":     {"internal/content", "internal/state"},
 	"internal/content":   {"internal/state"},
+	"internal/remote":    {"internal/content"},
 	"internal/cli":       {"internal/cli/"},
 	"internal/cli/":      {"internal/cli/"},
 	"internal/api/":      {"internal/api"},
@@ -46,7 +47,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/registry/", "internal/network/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/remote", "internal/registry/", "internal/network/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string

@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -211,6 +210,23 @@ func (m *messages) send(x message) {
 	m.c.flush()
 }
 
+// progress reports what a pull or a push does.
+func (m *messages) progress(p image.Progress) {
+	x := message{Message: jsonstream.Message{ID: p.ID, Status: p.Status}}
+	if p.ID != "" {
+		x.Progress = &jsonstream.Progress{Current: p.Current, Total: p.Total} // Docker's has it empty, too
+	}
+	if p.Aux != nil {
+		data, err := json.Marshal(p.Aux)
+		if err != nil {
+			return
+		}
+		x.Aux = (*json.RawMessage)(&data)
+		x.Progress = nil
+	}
+	m.send(x)
+}
+
 func (m *messages) stream(text string) { m.send(message{Message: jsonstream.Message{Stream: text}}) }
 func (m *messages) status(id, text string) {
 	m.send(message{Message: jsonstream.Message{ID: id, Status: text}})
@@ -248,43 +264,6 @@ func (s *Server) imageLoad(c *call) error {
 		} else {
 			m.stream("Loaded image ID: " + l.ID.String() + "\n")
 		}
-	}
-	return nil
-}
-
-// imageCreate is POST /images/create: a pull, or an import.
-func (s *Server) imageCreate(c *call) error {
-	name := c.str("fromImage")
-	if name == "" {
-		return errs.NotImplemented.Errorf("import is not implemented yet in Gantry")
-	}
-	name = strings.TrimSuffix(name, ":") // `docker pull -a` sends one
-	switch tag := c.str("tag"); {
-	case strings.Contains(tag, ":"): // a digest
-		name += "@" + tag
-	case tag != "":
-		name += ":" + tag
-	}
-	m := messages{c: c}
-	if familiar := strings.TrimPrefix(strings.TrimPrefix(name, "docker.io/"), "library/"); s.deps.Pull == nil && (familiar == "hello-world" || familiar == "hello-world:latest") {
-		// The one image that is inside the engine: asking for it makes it there.
-		x, err := s.deps.Images.Get(c.r.Context(), name)
-		if err != nil {
-			return err
-		}
-		m.status("latest", "Pulling from library/hello-world")
-		m.status("", "Digest: "+x.Target.Digest.String())
-		m.status("", "Status: Image is up to date for hello-world:latest")
-		return nil
-	}
-	if s.deps.Pull == nil {
-		return errs.NotImplemented.Errorf("cannot pull %s: pulling from a registry is not implemented yet in Gantry; load the image with \"docker load\"", name)
-	}
-	if err := s.deps.Pull(c.r.Context(), name, m.status); err != nil {
-		return m.fail(err)
-	}
-	if !m.begun {
-		m.status("", fmt.Sprintf("Status: Image is up to date for %s", name))
 	}
 	return nil
 }

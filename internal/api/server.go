@@ -30,9 +30,7 @@ type Deps struct {
 	Images     *image.Service
 	Events     *events.Bus
 	Host       Host
-	// Pull makes a reference present that is not, reporting as it goes; nil where only what is
-	// present can be had. errs.NotImplemented if it can't be had by pulling.
-	Pull func(ctx context.Context, ref string, progress func(id, status string)) error
+	Registries Registries // nil: no registry is talked to
 	// Supervisor tells which process holds the containers, and the digest of its program. May be nil.
 	Supervisor func(ctx context.Context) (pid int, build string, err error)
 	Log        *slog.Logger // nil: slog.Default

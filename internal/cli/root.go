@@ -8,6 +8,7 @@ import (
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/container"
 	"gantry/internal/cli/image"
+	"gantry/internal/cli/registry"
 	"gantry/internal/cli/system"
 )
 
@@ -19,7 +20,7 @@ func groups() []*command.Group {
 			container.Restart, container.Remove, container.Run, container.Start, container.Stop, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
-			image.Inspect, image.Load, image.List, image.Remove, image.Tag,
+			image.Inspect, image.Load, image.List, image.Pull, image.Push, image.Remove, image.Tag,
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
 			system.Events, system.Info,
@@ -29,5 +30,5 @@ func groups() []*command.Group {
 
 // others are the verbs that belong to no noun.
 func others() []*command.Command {
-	return []*command.Command{system.Inspect, system.Version}
+	return []*command.Command{registry.Login, registry.Logout, registry.Search, system.Inspect, system.Version}
 }

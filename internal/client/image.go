@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/url"
+	"strconv"
 
 	"github.com/moby/moby/api/types/image"
 )
@@ -43,10 +44,77 @@ func (c *Client) ImageLoad(ctx context.Context, r io.Reader, quiet bool, platfor
 	return c.Do(ctx, Request{Method: "POST", Path: "/images/load", Query: q, Stream: r, Type: "application/x-tar"})
 }
 
+// PullOptions say what to pull.
+type PullOptions struct {
+	Repo, Tag string // no tag: all of them
+	Platform  string // os/arch[/variant]
+	Auth      string // X-Registry-Auth
+	Insecure  bool
+}
+
 // ImagePull asks the engine to pull an image; the response is a stream of JSON messages.
-func (c *Client) ImagePull(ctx context.Context, repo, tag, platform string) (*Response, error) {
-	q := url.Values{"fromImage": {repo}}
-	set(q, "tag", tag)
-	set(q, "platform", platform)
-	return c.Do(ctx, Request{Method: "POST", Path: "/images/create", Query: q})
+func (c *Client) ImagePull(ctx context.Context, o PullOptions) (*Response, error) {
+	q := url.Values{"fromImage": {o.Repo}}
+	set(q, "tag", o.Tag)
+	set(q, "platform", o.Platform)
+	setTrue(q, "insecure", o.Insecure)
+	return c.Do(ctx, Request{Method: "POST", Path: "/images/create", Query: q, Header: authHeader(o.Auth)})
+}
+
+func authHeader(auth string) map[string]string {
+	if auth == "" {
+		return nil
+	}
+	return map[string]string{"X-Registry-Auth": auth}
+}
+
+// PushOptions say what to push.
+type PushOptions struct {
+	Repo, Tag string // no tag: all of them
+	Platform  string // JSON
+	Auth      string // X-Registry-Auth
+	Insecure  bool
+}
+
+// ImagePush asks the engine to push an image; the response is a stream of JSON messages.
+func (c *Client) ImagePush(ctx context.Context, o PushOptions) (*Response, error) {
+	q := url.Values{}
+	set(q, "tag", o.Tag)
+	set(q, "platform", o.Platform)
+	setTrue(q, "insecure", o.Insecure)
+	h := authHeader(o.Auth)
+	if h == nil { // old engines refuse a push without one
+		h = map[string]string{"X-Registry-Auth": "e30="}
+	}
+	return c.Do(ctx, Request{Method: "POST", Path: "/images/" + esc(o.Repo) + "/push", Query: q, Header: h})
+}
+
+// SearchResult is a repository that a search found.
+type SearchResult struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	StarCount   int    `json:"star_count"`
+	IsOfficial  bool   `json:"is_official"`
+}
+
+// ImageSearch looks for repositories.
+func (c *Client) ImageSearch(ctx context.Context, term string, limit int, f Filters, auth string) (out []SearchResult, err error) {
+	q := url.Values{"term": {term}}
+	if limit != 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	set(q, "filters", f.Encode())
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/images/search", Query: q, Header: authHeader(auth)}, &out)
+	return out, err
+}
+
+// LoginReply is what the engine says of a login.
+type LoginReply struct{ Status, IdentityToken string }
+
+// RegistryLogin asks the engine to check credentials, an AuthConfig of the API.
+func (c *Client) RegistryLogin(ctx context.Context, auth any, insecure bool) (out LoginReply, err error) {
+	q := url.Values{}
+	setTrue(q, "insecure", insecure)
+	err = c.JSON(ctx, Request{Method: "POST", Path: "/auth", Query: q, Body: auth}, &out)
+	return out, err
 }

@@ -42,6 +42,10 @@ type Config struct {
 	CgroupnsMode  string // empty: private on cgroup v2, host on v1
 	LiveRestore   bool
 	groupFromUser bool
+
+	InsecureRegistries []string            // hosts and networks that plain HTTP will do for
+	RegistryMirrors    []string            // of Docker Hub
+	Mirrors            map[string][]string // of any registry, by its host
 }
 
 // GroupRequired reports whether the group was asked for: then it must exist.
@@ -56,7 +60,7 @@ func defaults() *Config {
 	return &Config{
 		File: DefaultFile, DataRoot: "/var/lib/gantry", ExecRoot: "/run/gantry", Pidfile: "/run/gantry.pid", Group: "gantry",
 		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true,
-		Ulimits: map[string]Ulimit{}, LogOpts: map[string]string{},
+		Ulimits: map[string]Ulimit{}, LogOpts: map[string]string{}, Mirrors: map[string][]string{},
 	}
 }
 
@@ -110,7 +114,7 @@ func Load(args []string) (*Config, error) {
 }
 
 // Reload reads the file again and returns the settings that may change while the engine runs (debug,
-// log-level and labels), with the rest as they were.
+// log-level, labels and what concerns registries), with the rest as they were.
 func (c *Config) Reload(args []string) (*Config, error) {
 	n, err := Load(args)
 	if err != nil {
@@ -118,6 +122,7 @@ func (c *Config) Reload(args []string) (*Config, error) {
 	}
 	r := *c
 	r.Debug, r.LogLevel, r.Labels = n.Debug, n.LogLevel, n.Labels
+	r.InsecureRegistries, r.RegistryMirrors, r.Mirrors = n.InsecureRegistries, n.RegistryMirrors, n.Mirrors
 	return &r, nil
 }
 

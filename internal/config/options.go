@@ -114,6 +114,21 @@ var options = []*option{
 		}
 		return nil
 	}},
+	{flag: "insecure-registry", key: "insecure-registries", kind: list, arg: "list", help: "Registries, or networks of them, that plain HTTP will do for",
+		set: func(c *Config, v []string) error { c.InsecureRegistries = v; return nil }},
+	{flag: "registry-mirror", key: "registry-mirrors", kind: list, arg: "list", help: "Mirrors of Docker Hub that are asked first",
+		set: func(c *Config, v []string) error { c.RegistryMirrors = v; return nil }},
+	{flag: "mirror", key: "mirrors", kind: pairs, arg: "map", help: "Mirrors of any registry: host=URL[,URL...]", set: func(c *Config, v []string) error {
+		for _, p := range v {
+			host, urls, _ := strings.Cut(p, "=")
+			for u := range strings.SplitSeq(urls, ",") {
+				if u = strings.TrimSpace(u); u != "" {
+					c.Mirrors[host] = append(c.Mirrors[host], u)
+				}
+			}
+		}
+		return nil
+	}},
 	{flag: "init", key: "init", kind: boolean, help: "Run an init in every container that forwards signals and reaps processes", set: flag(func(c *Config) *bool { return &c.Init })},
 	{flag: "default-shm-size", key: "default-shm-size", kind: size, arg: "bytes", help: "Default size of /dev/shm (default 64MiB)", set: func(c *Config, v []string) error {
 		n, err := parseSize(v[0])

@@ -3,7 +3,8 @@
 // A blob is a file named by its digest, <root>/blobs/<algorithm>/<hex>. Its life:
 //
 // It is written to <root>/ingest while it is hashed, synced, and renamed to its name: a blob that has a name
-// is whole. What a crash leaves lies in ingest and goes at the next Open. A [Lease] protects blobs that
+// is whole. What a crash leaves lies in ingest and goes at the next Open, but for blobs that come from afar: of those
+// a [Partial] keeps what has come, so that fetching goes on where it broke off. A [Lease] protects blobs that
 // nothing on disk refers to yet (or no longer): whoever ingests, or is about to refer to a blob that is
 // already there, holds one until the reference is recorded. [Store.Collect] removes what neither a root nor a
 // lease wants, while others go on working.
@@ -21,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -38,17 +40,22 @@ type Store struct {
 	collecting sync.Mutex // one collection at a time
 
 	mu      sync.Mutex
+	coming  map[digest.Digest]struct{} // open as a Partial
 	held    map[digest.Digest]int      // by how many leases
 	touched map[digest.Digest]struct{} // leased at any time during the running collection; nil when none runs
 }
 
 // Open opens or creates the store in root and removes what unfinished ingestions left there.
 func Open(root string) (*Store, error) {
-	s := &Store{root: root, held: map[digest.Digest]int{}}
-	if err := os.RemoveAll(s.ingestDir()); err != nil {
+	s := &Store{root: root, held: map[digest.Digest]int{}, coming: map[digest.Digest]struct{}{}}
+	err := os.RemoveAll(s.ingestDir())
+	if err == nil {
+		err = s.clearPartials(time.Now())
+	}
+	if err != nil {
 		return nil, fmt.Errorf("clear unfinished blobs: %w", err)
 	}
-	dirs := []string{s.ingestDir()}
+	dirs := []string{s.ingestDir(), s.partialDir()}
 	for _, a := range algorithms {
 		dirs = append(dirs, filepath.Join(root, "blobs", a.String()))
 	}

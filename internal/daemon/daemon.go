@@ -111,7 +111,7 @@ func run(cfg *config.Config, args []string, programs map[string][]byte, level *s
 		select {
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				cfg = reload(cfg, args, level, log)
+				cfg = reload(cfg, args, level, e, log)
 				continue
 			}
 			log.Info("ending; containers go on", "signal", sig.String())
@@ -130,10 +130,13 @@ func run(cfg *config.Config, args []string, programs map[string][]byte, level *s
 }
 
 // reload takes in what may change while the engine runs. A file that has become wrong changes nothing.
-func reload(cfg *config.Config, args []string, level *slog.LevelVar, log *slog.Logger) *config.Config {
+func reload(cfg *config.Config, args []string, level *slog.LevelVar, e *engine, log *slog.Logger) *config.Config {
 	notify("RELOADING=1")
 	defer notify("READY=1")
 	n, err := cfg.Reload(args)
+	if err == nil {
+		err = e.remote.Configure(registries(n))
+	}
 	if err != nil {
 		log.Error("reloading the configuration failed; the old one stays", "err", err)
 		return cfg

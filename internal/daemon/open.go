@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -25,6 +27,7 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/kernel/cgroup"
 	"gantry/internal/layer"
+	"gantry/internal/remote"
 	"gantry/internal/runtime"
 	"gantry/internal/runtime/programs"
 	"gantry/internal/runtime/spec"
@@ -38,6 +41,7 @@ type engine struct {
 	cgroups    *cgroup.Host
 	events     *events.Bus
 	images     *image.Service
+	remote     *remote.Client
 	containers *container.Service
 	keeper     *supervisor.Keeper
 	closers    []func() error // in the order of opening
@@ -66,7 +70,12 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.closing(layers.Close)
-	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Log: log}); err != nil {
+	e.remote = remote.New(remote.Options{UserAgent: "Gantry/" + version.Version + " (linux)", CertDirs: certDirs, Log: log})
+	if err := e.remote.Configure(registries(cfg)); err != nil {
+		return e, err
+	}
+	e.closing(func() error { e.remote.Close(); return nil })
+	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Remote: e.remote, Log: log}); err != nil {
 		return e, err
 	}
 	if e.cgroups, err = cgroup.Detect(); err != nil {
@@ -94,6 +103,19 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	e.closing(func() error { e.containers.Close(); return nil })
 	e.images.SetUsers(users{e.containers})
 	return e, nil
+}
+
+// certDirs have a folder for each registry, with its certificates and mirrors. Docker's counts too: who comes from there
+// has set up theirs.
+var certDirs = []string{"/etc/gantry/certs.d", "/etc/docker/certs.d"}
+
+// registries is what the configuration says of registries.
+func registries(cfg *config.Config) remote.Config {
+	c := remote.Config{Insecure: cfg.InsecureRegistries, Mirrors: maps.Clone(cfg.Mirrors)}
+	if len(cfg.RegistryMirrors) > 0 {
+		c.Mirrors["docker.io"] = append(slices.Clone(cfg.RegistryMirrors), c.Mirrors["docker.io"]...)
+	}
+	return c
 }
 
 func (e *engine) closing(f func() error) { e.closers = append(e.closers, f) }
@@ -176,7 +198,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Host: h, Supervisor: e.supervisor, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
 }
 
 // supervisor tells which supervisor serves.

@@ -55,6 +55,18 @@ func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found) error {
 	if err != nil {
 		return err
 	}
+	if err := s.unpackAll(ctx, l, x); err != nil {
+		return err
+	}
+	if err := s.measure(x); err != nil {
+		return err
+	}
+	f.resolved = x
+	return nil
+}
+
+// unpackAll makes the layers of an image whose blobs are here.
+func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) error {
 	if len(x.layers) != len(x.config.RootFS.DiffIDs) {
 		return errs.Invalid.Errorf("image %s has %d layers, but its config names %d", x.id, len(x.layers), len(x.config.RootFS.DiffIDs))
 	}
@@ -78,10 +90,6 @@ func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found) error {
 		}
 		parent = info.ChainID
 	}
-	if err := s.measure(x); err != nil {
-		return err
-	}
-	f.resolved = x
 	return nil
 }
 

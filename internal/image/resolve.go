@@ -37,11 +37,21 @@ type resolved struct {
 	chain            digest.Digest
 	size             int64
 	blobs            []digest.Digest // everything below target that is or may be here: to be kept
+	foreign          bool            // another platform's will do where there is none for the host
 }
 
 // resolve reads target and picks the host's platform. It does not look at the layers.
 func (s *Service) resolve(target ocispec.Descriptor) (*resolved, error) {
-	x := &resolved{target: target}
+	return s.resolveAs(target, false)
+}
+
+// resolveAny is resolve that takes another platform's where there is none for the host: what was pulled on request.
+func (s *Service) resolveAny(target ocispec.Descriptor) (*resolved, error) {
+	return s.resolveAs(target, true)
+}
+
+func (s *Service) resolveAs(target ocispec.Descriptor, foreign bool) (*resolved, error) {
+	x := &resolved{target: target, foreign: foreign}
 	var seen []ocispec.Platform
 	found, err := s.descend(x, target, 0, &seen)
 	if err != nil {
@@ -140,11 +150,14 @@ func (s *Service) descend(x *resolved, d ocispec.Descriptor, depth int, seen *[]
 		}
 		return nil, errs.Invalid.Errorf("%s is no container image: its config is %q", d.Digest, m.Config.MediaType)
 	}
-	if d.Platform != nil && inIndex && platformRank(*d.Platform) < 0 {
+	if d.Platform != nil && inIndex && platformRank(*d.Platform) < 0 && !x.foreign {
 		*seen = append(*seen, *d.Platform)
 		return nil, nil
 	}
 	config, err := s.readConfig(m.Config.Digest)
+	if errs.NotFound.Is(err) && inIndex && x.foreign { // a part of it is here: it was not pulled as an image
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +166,7 @@ func (s *Service) descend(x *resolved, d ocispec.Descriptor, depth int, seen *[]
 		rank = platformRank(*d.Platform)
 	}
 	if rank < 0 {
-		if inIndex {
+		if inIndex && !x.foreign {
 			*seen = append(*seen, config.Platform)
 			return nil, nil
 		}

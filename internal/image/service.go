@@ -16,6 +16,7 @@ import (
 
 	"gantry/internal/content"
 	"gantry/internal/layer"
+	"gantry/internal/remote"
 	"gantry/internal/state"
 )
 
@@ -29,8 +30,9 @@ type record struct {
 
 // Options are the service's optional collaborators and bounds.
 type Options struct {
-	Users  Users  // nil: no containers
-	Events Events // nil: nobody listens
+	Users  Users          // nil: no containers
+	Events Events         // nil: nobody listens
+	Remote *remote.Client // nil: nothing is pulled or pushed
 	Log    *slog.Logger
 	Limits Limits
 }
@@ -48,25 +50,30 @@ type Service struct {
 	layers  *layer.Store
 	users   Users
 	events  Events
+	remote  *remote.Client
 	log     *slog.Logger
 	limits  Limits
 	builtin sync.Mutex
+
+	fetchMu sync.Mutex
+	fetches map[digest.Digest]*fetching // layers on their way
 
 	// change is held by whoever changes references, from looking at them until state and memory agree. Readers
 	// need only mu, so that they never wait for the disk.
 	change sync.Mutex
 	mu     sync.RWMutex
 	refs   map[string]record
-	known  map[digest.Digest]*resolved // by target
-	images map[digest.Digest]*Image    // what view made of the two; nil when they have changed since
+	known  map[digest.Digest]*resolved  // by target
+	pulls  map[digest.Digest]unfinished // by the manifest
+	images map[digest.Digest]*Image     // what view made of the two; nil when they have changed since
 }
 
 // Open reads the references and what they lead to, and removes what a crash left of unfinished loads. An image whose blobs or layers are damaged is logged, and
 // left out until it is loaded again.
 func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options) (*Service, error) {
 	s := &Service{
-		state: st, content: blobs, layers: layers, users: o.Users, events: o.Events, log: o.Log, limits: o.Limits,
-		refs: map[string]record{}, known: map[digest.Digest]*resolved{},
+		state: st, content: blobs, layers: layers, users: o.Users, events: o.Events, remote: o.Remote, log: o.Log, limits: o.Limits,
+		refs: map[string]record{}, known: map[digest.Digest]*resolved{}, pulls: map[digest.Digest]unfinished{}, fetches: map[digest.Digest]*fetching{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -90,12 +97,15 @@ func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
+	if err := s.loadPulls(time.Now()); err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
 	damaged := false
 	for key, r := range s.refs {
 		if s.known[r.Target.Digest] != nil {
 			continue
 		}
-		x, err := s.resolve(r.Target)
+		x, err := s.resolveAny(r.Target)
 		if err == nil {
 			err = s.measure(x)
 		}
@@ -133,8 +143,16 @@ func isHeld(key string) bool { return strings.HasPrefix(key, "@") }
 type edit map[string]*record
 
 // apply makes the change durable and then visible. It is called with s.change held; fresh are targets not known before.
-func (s *Service) apply(e edit, fresh ...*resolved) error {
+func (s *Service) apply(e edit, fresh ...*resolved) error { return s.applyPull(e, "", fresh...) }
+
+// applyPull is apply at the end of a pull, whose record goes in the same transaction.
+func (s *Service) applyPull(e edit, done digest.Digest, fresh ...*resolved) error {
 	err := s.state.Update(func(tx state.Tx) error {
+		if done != "" {
+			if err := tx.Delete(pullBucket, done.String()); err != nil {
+				return err
+			}
+		}
 		for key, r := range e {
 			var err error
 			if r == nil {
@@ -154,6 +172,7 @@ func (s *Service) apply(e edit, fresh ...*resolved) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.images = nil
+	delete(s.pulls, done)
 	for _, x := range fresh {
 		s.known[x.target.Digest] = x
 	}
@@ -184,6 +203,11 @@ func (s *Service) Collect(ctx context.Context) ([]layer.Info, error) {
 		for _, x := range s.known {
 			mark(x.chain)
 		}
+		for _, u := range s.pulls {
+			for _, c := range u.Chains {
+				mark(c)
+			}
+		}
 		return nil
 	})
 	_, cerr := s.content.Collect(ctx, func(mark func(digest.Digest)) error {
@@ -194,6 +218,11 @@ func (s *Service) Collect(ctx context.Context) ([]layer.Info, error) {
 		}
 		for _, x := range s.known {
 			for _, d := range x.blobs {
+				mark(d)
+			}
+		}
+		for _, u := range s.pulls {
+			for _, d := range u.Blobs {
 				mark(d)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
+	"gantry/internal/cli/credentials"
 	"gantry/internal/cli/image"
 	"gantry/internal/cli/parse"
 	"gantry/internal/client"
@@ -132,7 +133,7 @@ func (o *options) pullImage(ctx context.Context, env *command.Env, c *client.Cli
 	if err != nil {
 		return err
 	}
-	resp, err := c.ImagePull(ctx, repo, tag, o.platform)
+	resp, err := c.ImagePull(ctx, client.PullOptions{Repo: repo, Tag: tag, Platform: o.platform, Auth: credentials.Header(ctx, env, credentials.Host(repo))})
 	if err != nil {
 		return err
 	}

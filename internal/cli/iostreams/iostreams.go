@@ -73,3 +73,12 @@ func (s *Streams) Raw() (restore func(), err error) {
 	var once sync.Once
 	return func() { once.Do(func() { term.Restore(s.in, old) }) }, nil
 }
+
+// Secret reads a line from the terminal on stdin without showing it.
+func (s *Streams) Secret() (string, error) {
+	if !s.InIsTerminal() {
+		return "", errors.New("stdin is no terminal")
+	}
+	b, err := term.ReadPassword(s.in)
+	return string(b), err
+}

@@ -1,0 +1,199 @@
+package remote
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"gantry/internal/errs"
+)
+
+// Codes of the distribution specification that callers tell apart.
+const (
+	CodeUnauthorized    = "UNAUTHORIZED"
+	CodeDenied          = "DENIED"
+	CodeNameUnknown     = "NAME_UNKNOWN"
+	CodeManifestUnknown = "MANIFEST_UNKNOWN"
+	CodeTooMany         = "TOOMANYREQUESTS"
+)
+
+// Error is a registry's refusal.
+type Error struct {
+	Status  int
+	Code    string // the specification's; empty if the reply had none
+	Message string
+	host    string
+	after   time.Duration // Retry-After
+	quota   string
+}
+
+// Error says it as Docker does: "manifest unknown: manifest unknown".
+func (e *Error) Error() string {
+	text := e.Message
+	if e.Code != "" {
+		text = strings.ToLower(strings.ReplaceAll(e.Code, "_", " "))
+		if e.Message != "" {
+			text += ": " + e.Message
+		}
+	}
+	if text == "" {
+		text = fmt.Sprintf("received unexpected HTTP status: %d %s", e.Status, http.StatusText(e.Status))
+	}
+	if e.quota != "" {
+		text += " (" + e.quota + ")"
+	}
+	return text
+}
+
+// maxErrorBody bounds what is read of a refusal.
+const maxErrorBody = 64 << 10
+
+// replyError reads a refusal, and the reply's body.
+func replyError(resp *http.Response) *Error {
+	e := &Error{Status: resp.StatusCode, quota: quota(resp.Header), after: retryAfter(resp.Header, time.Now())}
+	if resp.Request != nil {
+		e.host = resp.Request.URL.Host
+	}
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	var body struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+		Details string `json:"details"` // token servers'
+		Message string `json:"message"`
+		Error   string `json:"error_description"`
+	}
+	if json.Unmarshal(data, &body) == nil {
+		if len(body.Errors) > 0 {
+			e.Code, e.Message = clean(body.Errors[0].Code), clean(body.Errors[0].Message)
+		} else {
+			e.Message = clean(cmp.Or(body.Details, body.Message, body.Error))
+		}
+	} else if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+		e.Message = clean(strings.TrimSpace(string(data)))
+	}
+	if e.Code == "" && resp.Request != nil && e.Status == http.StatusNotFound && strings.Contains(resp.Request.URL.Path, "/manifests/") {
+		e.Code = CodeManifestUnknown // to HEAD there is no body
+		e.Message = cmp.Or(e.Message, "manifest unknown")
+	}
+	return e
+}
+
+// clean keeps a foreign text from becoming lines and control sequences on a terminal.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 1000 {
+		s = strings.ToValidUTF8(s[:1000], "") + "…"
+	}
+	return s
+}
+
+// kind gives a refusal its kind.
+func (e *Error) kind() error {
+	switch {
+	case e.Status == http.StatusUnauthorized:
+		return errs.Unauthorized.Wrap(e)
+	case e.Status == http.StatusForbidden:
+		return errs.Forbidden.Wrap(e)
+	case e.Status == http.StatusNotFound:
+		return errs.NotFound.Wrap(e)
+	case e.Status == http.StatusTooManyRequests || e.Status >= 500:
+		return errs.Unavailable.Wrap(e)
+	}
+	return errs.Invalid.Wrap(e)
+}
+
+// unauthorizedError is a 401 in Docker's words.
+func unauthorizedError(e *Error, shown bool) error {
+	if e.Message == "" && e.Code == "" {
+		if shown {
+			return errors.New("unauthorized: incorrect username or password")
+		}
+		return errors.New("unauthorized: authentication required")
+	}
+	return e
+}
+
+// As returns the registry's refusal that err comes of, or nil.
+func As(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return nil
+}
+
+// hint adds a second line to Docker's words: what mends it.
+type hint struct {
+	err  error
+	line string
+}
+
+func (h *hint) Error() string { return h.err.Error() + "\n" + h.line }
+func (h *hint) Unwrap() error { return h.err }
+
+var (
+	errSilent = errors.New("the registry has sent nothing for too long")
+	errSlow   = errors.New("the registry sends next to nothing")
+	errStuck  = errors.New("the registry has taken nothing for too long")
+)
+
+// explainNet gives an error of the way to a registry its kind, and a line that mends it.
+func explainNet(err error, host string, p Patience) error {
+	if err == nil || errs.KindOf(err) != errs.Internal {
+		return err
+	}
+	var record tls.RecordHeaderError
+	var authority x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var dns *net.DNSError
+	line := ""
+	switch text := err.Error(); {
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"), errors.As(err, &record):
+		line = fmt.Sprintf("%s speaks plain HTTP. If the way there can be trusted, put this into daemon.json: \"insecure-registries\": [%q]", host, host)
+	case strings.Contains(text, "malformed HTTP response \"\\x15\\x03"):
+		line = fmt.Sprintf("%s speaks HTTPS: write https:// instead of http://", host)
+	case errors.As(err, &authority):
+		line = fmt.Sprintf("The certificate of %s is signed by nobody this machine knows: put the authority's into /etc/gantry/certs.d/%s/ca.crt", host, host)
+	case errors.As(err, &name):
+		line = fmt.Sprintf("The certificate of %s is for other names: use one of them, or have it made for this one", host)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		line = fmt.Sprintf("Nothing listens at %s: is the registry running, and is that its port?", host)
+	case errors.As(err, &dns) && dns.IsNotFound:
+		line = fmt.Sprintf("There is no host %s: check the spelling, and this machine's DNS", dns.Name)
+	}
+	if line != "" {
+		err = &hint{err, line}
+	}
+	return errs.Unavailable.Wrap(err)
+}
+
+// lasting reports whether trying again at once can't help.
+func lasting(err error) bool {
+	var record tls.RecordHeaderError
+	var authority x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var verify *tls.CertificateVerificationError
+	var alert tls.AlertError
+	var dns *net.DNSError
+	text := err.Error()
+	return errors.As(err, &record) || errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid) || errors.As(err, &verify) ||
+		errors.As(err, &alert) || errors.As(err, &dns) && !dns.IsTemporary || errors.Is(err, syscall.ECONNREFUSED) ||
+		strings.Contains(text, "server gave HTTP response to HTTPS client") || strings.Contains(text, "malformed HTTP response")
+}
