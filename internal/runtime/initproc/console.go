@@ -15,9 +15,6 @@ import (
 // openConsole opens a pty of the container's own devpts, sends its master to the supervisor and makes the
 // slave the three streams and /dev/console.
 func (l *launch) openConsole() error {
-	if !l.spec.Exec.Terminal {
-		return nil
-	}
 	var ptmx int
 	var err error
 	if pts, ok := l.mounted["/dev/pts"]; ok {

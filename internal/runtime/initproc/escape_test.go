@@ -270,3 +270,26 @@ func TestEscapeUserDatabase(t *testing.T) {
 	c.Init.Exec.User = "mallory"
 	equal(t, "link", c.fails().Message, "unable to find user mallory: no matching entries in passwd file")
 }
+
+// The stream that nobody uses is the container's null device: by the host's its root could change the mode of the
+// host's own /dev/null.
+func TestEscapeNull(t *testing.T) {
+	const same = `test $(stat -L -c %d:%i /proc/self/fd/0) = $(stat -c %d:%i /dev/null) && echo own`
+	equal(t, "stdin", sh(t, same, nil), "own\n")
+	for _, kind := range []string{"plain", "userns"} {
+		c := sleeper(t, func(c *container) {
+			if kind == "userns" {
+				c.userns()
+			}
+		})
+		equal(t, "stdin of an exec, "+kind, c.exec(spec.Exec{Args: []string{"sh", "-c", same}}).out, "own\n")
+		if kind == "userns" {
+			continue // a mount: it cannot be removed
+		}
+		for _, remove := range []string{"rm /dev/null", "ln -s /proc/1/fd/0 /dev/null"} {
+			c.exec(spec.Exec{Args: []string{"busybox", "sh", "-c", remove}})
+			out := c.exec(spec.Exec{Args: []string{"sh", "-c", "cat; stat -L -c %F /proc/self/fd/0"}}).out
+			equal(t, "stdin of an exec without /dev/null after "+remove, out, "fifo\n")
+		}
+	}
+}

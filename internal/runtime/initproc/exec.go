@@ -77,10 +77,12 @@ func enter(payload []byte) error {
 	if err != nil {
 		return failed("user", err)
 	}
+	stdio := func() error { return ownNull(t.root) }
 	if e.Terminal {
-		if err := t.openTerminal(); err != nil {
-			return err
-		}
+		stdio = t.openTerminal
+	}
+	if err := stdio(); err != nil {
+		return err
 	}
 	owner, ok := a.uid, true
 	if t.user {

@@ -114,7 +114,7 @@ func start(s *spec.Init, joined *target) error {
 		}
 	}
 	for _, f := range []func() error{
-		l.joinNamespaces, l.openNull, l.setNames, l.mountRoot, l.mountAll, l.makeDevices, l.openConsole,
+		l.joinNamespaces, l.openNull, l.setNames, l.mountRoot, l.mountAll, l.makeDevices, l.openStdio,
 		l.setSysctls, l.hide, l.setLimits, l.finishRoot,
 	} {
 		if err := f(); err != nil {
@@ -122,6 +122,13 @@ func start(s *spec.Init, joined *target) error {
 		}
 	}
 	return l.execute(joined != nil)
+}
+
+func (l *launch) openStdio() error {
+	if l.spec.Exec.Terminal {
+		return l.openConsole()
+	}
+	return ownNull(l.root)
 }
 
 // becomeRoot makes the caller root of its user namespace: uid 0 there, all groups dropped.
