@@ -31,6 +31,11 @@ type record struct {
 	Parent  digest.Digest `json:"parent,omitempty"` // chain ID; empty for the bottom
 	Size    int64         `json:"size"`             // bytes of its files
 	Created time.Time     `json:"created"`
+
+	// Of a layer that was made here: the form of the archive that Pack rebuilds (0: the archive came from elsewhere,
+	// and lies in the content store), and that archive's bytes.
+	Pack    int   `json:"pack,omitempty"`
+	TarSize int64 `json:"tarSize,omitempty"`
 }
 
 // Info describes a layer.
