@@ -14,7 +14,10 @@ import (
 func (s *Server) imageCreate(c *call) error {
 	name := c.str("fromImage")
 	if name == "" {
-		return errs.NotImplemented.Errorf("import is not implemented yet in Gantry")
+		if c.str("fromSrc") != "" {
+			return s.imageImport(c)
+		}
+		return errs.Invalid.Errorf("one of the parameters fromImage and fromSrc is needed")
 	}
 	tag := c.str("tag")
 	all := false

@@ -376,6 +376,9 @@ func (c *container) signal(sig supervisor.Signal) error {
 		return err
 	}
 	c.s.event(&c.now, "kill", "signal", strconv.Itoa(int(sig)))
+	if c.now.Status == Paused { // frozen, it would not even die (cgroup v1): as in Docker, a signal lets it run on
+		return c.thaw()
+	}
 	return nil
 }
 

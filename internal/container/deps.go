@@ -22,6 +22,8 @@ type Layers interface {
 	Overlay(chain digest.Digest, container string) (layer.Overlay, error)
 	// RemoveDir throws the container's whole directory away. It may be called twice.
 	RemoveDir(container string) error
+	// Changes lists what the container has changed on top of chain.
+	Changes(chain digest.Digest, container string) ([]layer.Change, error)
 }
 
 // Sizer tells how much files take, in bytes.

@@ -184,6 +184,10 @@ func (c *container) reconcile(p *supervisor.Process, l *live, j *left) (start bo
 			c.endRecovered(*p.Exit, c.oomKilled())
 			s.forget(c.id)
 		} else {
+			if c.frozen() {
+				c.now.Status = Paused
+				c.publish()
+			}
 			c.resumeStop(j)
 			c.saveBehind(nil)
 		}

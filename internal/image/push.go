@@ -421,7 +421,7 @@ func (p *push) blob(ctx context.Context, id string, d ocispec.Descriptor) error 
 			p.report(Progress{ID: id, Status: "Pushing", Current: n, Total: d.Size})
 		}
 	}
-	size, err := p.s.content.Stat(d.Digest)
+	size, err := p.s.blobSize(d.Digest)
 	if err != nil {
 		return err
 	}
@@ -429,15 +429,7 @@ func (p *push) blob(ctx context.Context, id string, d ocispec.Descriptor) error 
 		return errs.Invalid.Errorf("blob %s has %d bytes, not %d as the manifest says", d.Digest, size, d.Size)
 	}
 	from, err := p.repo.Push(ctx, d, p.others(d.Digest), func(offset int64) (io.ReadCloser, error) {
-		f, err := p.s.content.Open(d.Digest)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := f.Seek(offset, io.SeekStart); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("read blob %s: %w", d.Digest, err)
-		}
-		return f, nil
+		return p.s.openBlobAt(ctx, d.Digest, offset)
 	}, sent)
 	if err != nil {
 		return err

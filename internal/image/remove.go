@@ -18,20 +18,30 @@ import (
 // The rules are Docker's: a name is only untagged while others lead to the image; an ID stands for all names if
 // they are of one repository; force untags, but never deletes what a running container uses.
 func (s *Service) Remove(ctx context.Context, ref string, force, noPrune bool) ([]Deleted, error) {
+	deleted, _, err := s.removeCounted(ctx, ref, force)
+	return deleted, err
+}
+
+// removeCounted is Remove that tells also the bytes of the layers that went.
+func (s *Service) removeCounted(ctx context.Context, ref string, force bool) ([]Deleted, int64, error) {
 	deleted, x, err := s.remove(ref, force)
 	if x == nil || err != nil {
-		return deleted, err
+		return deleted, 0, err
 	}
 	gone, err := s.Collect(context.WithoutCancel(ctx))
 	if err != nil {
-		return deleted, fmt.Errorf("remove image %s: %w", ref, err)
+		return deleted, 0, fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	var freed int64
+	for _, g := range gone {
+		freed += g.Size
 	}
 	for _, c := range chains(x) {
 		if slices.ContainsFunc(gone, func(g layer.Info) bool { return g.ChainID == c }) {
 			deleted = append(deleted, Deleted{Deleted: c.String()})
 		}
 	}
-	return deleted, nil
+	return deleted, freed, nil
 }
 
 // chains lists the chain IDs of the image's layers, topmost first.

@@ -24,6 +24,8 @@ func mounted(t *testing.T, s *Store, chain digest.Digest, container string) stri
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Without the mark of containers: it is in no image.
+	o.Lower = slices.DeleteFunc(o.Lower, func(d string) bool { return d == markDir })
 	abs := func(dirs ...string) string {
 		for i, d := range dirs {
 			dirs[i] = filepath.Join(o.Base, d)
