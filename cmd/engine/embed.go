@@ -2,20 +2,17 @@
 
 package main
 
-import "embed"
+import _ "embed"
 
-//go:embed programs/init programs/supervisor
-var files embed.FS
+var (
+	//go:embed programs/init
+	initProgram []byte
+	//go:embed programs/supervisor
+	supervisorProgram []byte
+)
 
-// programs returns the small programs by name. They are linked in whole: nothing has to be found on disk.
+// programs returns the small programs by name. They are linked in whole: nothing has to be found on disk. The
+// bytes are those of the executable's own mapping, read when first needed.
 func programs() map[string][]byte {
-	all := map[string][]byte{}
-	for _, name := range []string{"init", "supervisor"} {
-		data, err := files.ReadFile("programs/" + name)
-		if err != nil {
-			panic(err) // the build put it there
-		}
-		all[name] = data
-	}
-	return all
+	return map[string][]byte{"init": initProgram, "supervisor": supervisorProgram}
 }
