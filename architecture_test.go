@@ -34,7 +34,9 @@ var sameFloor = map[string][]string{
 	"internal/cli/":      {"internal/cli/"},
 	"internal/api/":      {"internal/api"},
 	"internal/api":       {"internal/api/"},
-	"internal/registry/": {"internal/registry", "internal/registry/", "internal/network", "internal/network/"},
+	"internal/registry/": {"internal/registry", "internal/registry/"},
+	"internal/network":   {"internal/network/"},
+	"internal/network/":  {"internal/network/"},
 	"cmd/":               {"internal/daemon"},
 	"test/":              {"test/"},
 }
@@ -47,7 +49,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/remote", "internal/registry/", "internal/network/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/remote", "internal/registry/", "internal/network", "internal/network/", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string
