@@ -137,7 +137,9 @@ func (a *authority) identify(w http.ResponseWriter, r *http.Request, rt route) (
 	if a.off {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		ip := net.ParseIP(host)
-		who.local = err == nil && ip != nil && ip.IsLoopback()
+		// What a proxy on this host passes on comes from elsewhere.
+		passed := r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != ""
+		who.local = err == nil && ip != nil && ip.IsLoopback() && !passed
 		return who, nil
 	}
 	header := r.Header.Get("Authorization")

@@ -151,7 +151,7 @@ func TestSkopeo(t *testing.T) {
 func TestSkopeoTrustsTheCertificate(t *testing.T) {
 	t.Parallel()
 	skopeo := needs(t, "skopeo")
-	data := t.TempDir()
+	data, certs := t.TempDir(), t.TempDir()
 	st, err := disk.Open(data)
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestSkopeoTrustsTheCertificate(t *testing.T) {
 	ended := make(chan error, 1)
 	ctx := t.Context()
 	go func() {
-		ended <- registry.Serve(ctx, registry.Config{Listen: "127.0.0.1:0", Data: data, TLS: registry.TLS{Mode: "auto"}}, st, slog.New(slog.DiscardHandler), func(a net.Addr) { addr <- a })
+		ended <- registry.Serve(ctx, registry.Config{Listen: "127.0.0.1:0", Data: data, TLS: registry.TLS{Mode: "auto", Trust: certs}}, st, slog.New(slog.DiscardHandler), func(a net.Addr) { addr <- a })
 	}()
 	var host string
 	select {
@@ -170,17 +170,9 @@ func TestSkopeoTrustsTheCertificate(t *testing.T) {
 	case err := <-ended:
 		t.Fatal(err)
 	}
-	certs := t.TempDir()
-	ca, err := os.ReadFile(registry.CAFile(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(certs, "ca.crt"), ca, 0o644); err != nil {
-		t.Fatal(err)
-	}
 	src := t.TempDir()
 	layout(t, src)
-	run(t, skopeo, "--policy", policy(t), "copy", "--all", "--dest-cert-dir="+certs, "oci:"+src+":v1", "docker://"+host+"/x:v1")
+	run(t, skopeo, "--policy", policy(t), "copy", "--all", "--dest-cert-dir="+filepath.Join(certs, host), "oci:"+src+":v1", "docker://"+host+"/x:v1")
 }
 
 // TestDebiansRegistry copies between Debian's registry and ours, both ways, and through us as a cache of it.

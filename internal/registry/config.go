@@ -46,6 +46,9 @@ type TLS struct {
 	Key  string `yaml:"key"`
 	// Names are further names and addresses of an automatic certificate.
 	Names []string `yaml:"names"`
+	// Trust is a folder of trusted authorities, as HOST:PORT/ca.crt ("/etc/docker/certs.d"). With an automatic
+	// certificate ours is put there, for this host's names, so that engines here trust it.
+	Trust string `yaml:"trust"`
 }
 
 // Auth says who may do what.

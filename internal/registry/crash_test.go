@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +64,9 @@ func TestKilled(t *testing.T) {
 	rounds := 20
 	if testing.Short() {
 		rounds = 3
+	}
+	if n, err := strconv.Atoi(os.Getenv("GANTRY_SOAK_ROUNDS")); err == nil {
+		rounds = n
 	}
 	data := t.TempDir()
 	var mu sync.Mutex

@@ -123,6 +123,19 @@ func TestGrace(t *testing.T) {
 	r.do("PUT", loc+"?digest="+digest(layer), layer).want(t, 201)
 }
 
+func TestCollectByRequest(t *testing.T) {
+	t.Parallel()
+	r := start(t, registry.Config{GC: eager})
+	r.pushImage("c", "v1", 1, nil)
+	r.do("DELETE", "/v2/c/manifests/v1", nil).want(t, 202)
+	var c registry.Collected
+	if err := json.Unmarshal(r.do("POST", "/_gantry/collect", nil).want(t, 200).body, &c); err != nil || c.Manifests != 1 {
+		t.Fatalf("%v %+v", err, c)
+	}
+	r.do("POST", "/_gantry/collect", nil, "X-Forwarded-For", "192.0.2.1").wantCode(t, 403, "DENIED")
+	r.do("GET", "/_gantry/collect", nil).want(t, 405)
+}
+
 func TestForgottenUploadsEnd(t *testing.T) {
 	t.Parallel()
 	r := start(t, registry.Config{GC: eager})

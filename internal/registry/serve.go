@@ -25,6 +25,12 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 		if srv.TLSConfig, err = autoTLS(s.cfg.Data, s.cfg.TLS.Names); err != nil {
 			return fmt.Errorf("tls: %w", err)
 		}
+		if s.cfg.TLS.Trust != "" {
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			if err := publishCA(s.cfg.Data, s.cfg.TLS.Trust, port, s.cfg.TLS.Names); err != nil {
+				return fmt.Errorf("tls: trust: %w", err)
+			}
+		}
 		s.log.Info("clients must trust", "ca", CAFile(s.cfg.Data))
 	case "files":
 		pair, err := tls.LoadX509KeyPair(s.cfg.TLS.Cert, s.cfg.TLS.Key)

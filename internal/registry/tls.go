@@ -59,6 +59,31 @@ func autoTLS(data string, names []string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.certificate}, nil
 }
 
+// publishCA puts the authority's certificate where engines of this host look for it.
+func publishCA(data, dir, port string, names []string) error {
+	pem, err := os.ReadFile(CAFile(data))
+	if err != nil {
+		return err
+	}
+	hosts := append([]string{"localhost", "127.0.0.1"}, names...)
+	if host, err := os.Hostname(); err == nil && host != "" {
+		hosts = append(hosts, host)
+	}
+	for _, host := range hosts {
+		if host != filepath.Base(host) {
+			return fmt.Errorf("invalid name %q", host)
+		}
+		d := filepath.Join(dir, net.JoinHostPort(host, port))
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+		if err := atomicfile.WriteSync(filepath.Join(d, "ca.crt"), pem, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 126))
 	if err != nil {

@@ -67,6 +67,7 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 
 type options struct {
 	config, listen, data, tls, cert, key, htpasswd, level string
+	trust                                                 string
 	names, upstreams                                      []string
 }
 
@@ -81,6 +82,7 @@ func flags() (*options, *pflag.FlagSet) {
 	fs.StringVar(&o.cert, "tls-cert", "", "Certificate file")
 	fs.StringVar(&o.key, "tls-key", "", "Key file")
 	fs.StringSliceVar(&o.names, "tls-name", nil, "Further name or address of the automatic certificate")
+	fs.StringVar(&o.trust, "tls-trust", "", "Folder where engines of this host look for authorities (/etc/docker/certs.d)")
 	fs.StringVar(&o.htpasswd, "htpasswd", "", "File of users (htpasswd -B): only they may do anything")
 	fs.StringSliceVar(&o.upstreams, "proxy", nil, "Be a cache of HOST, which is at HOST=URL if not at https://HOST")
 	fs.StringVar(&o.level, "log-level", "info", "Least level that is logged: debug, info, warn, error")
@@ -117,6 +119,7 @@ func Parse(args []string, out io.Writer) (cfg registry.Config, level slog.Level,
 	set(&cfg.Data, o.data)
 	set(&cfg.TLS.Cert, o.cert)
 	set(&cfg.TLS.Key, o.key)
+	set(&cfg.TLS.Trust, o.trust)
 	set(&cfg.Auth.Htpasswd, o.htpasswd)
 	if o.cert != "" {
 		cfg.TLS.Mode = "files"
