@@ -28,7 +28,7 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 		if s.cfg.TLS.Trust != "" {
 			_, port, _ := net.SplitHostPort(l.Addr().String())
 			if err := publishCA(s.cfg.Data, s.cfg.TLS.Trust, port, s.cfg.TLS.Names); err != nil {
-				return fmt.Errorf("tls: trust: %w", err)
+				s.log.Warn("engines of this host will not trust the certificate by themselves", "err", err)
 			}
 		}
 		s.log.Info("clients must trust", "ca", CAFile(s.cfg.Data))

@@ -56,6 +56,12 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 	if err != nil {
 		return err
 	}
+	if cfg.TLS.Mode == "auto" && cfg.TLS.Trust == "" && os.Geteuid() == 0 {
+		cfg.TLS.Trust = certDir
+	}
+	if cfg.TLS.Trust == "none" {
+		cfg.TLS.Trust = ""
+	}
 	st, err := disk.Open(cfg.Data)
 	if err != nil {
 		return err
@@ -64,6 +70,9 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
 	return registry.Serve(ctx, cfg, st, log, ready)
 }
+
+// certDir is where the engine looks for authorities of registries, as HOST:PORT/ca.crt.
+const certDir = "/etc/gantry/certs.d"
 
 type options struct {
 	config, listen, data, tls, cert, key, htpasswd, level string
@@ -82,7 +91,7 @@ func flags() (*options, *pflag.FlagSet) {
 	fs.StringVar(&o.cert, "tls-cert", "", "Certificate file")
 	fs.StringVar(&o.key, "tls-key", "", "Key file")
 	fs.StringSliceVar(&o.names, "tls-name", nil, "Further name or address of the automatic certificate")
-	fs.StringVar(&o.trust, "tls-trust", "", "Folder where engines of this host look for authorities (/etc/docker/certs.d)")
+	fs.StringVar(&o.trust, "tls-trust", "", "Folder where engines of this host look for authorities; none for none (default \"/etc/gantry/certs.d\" for root)")
 	fs.StringVar(&o.htpasswd, "htpasswd", "", "File of users (htpasswd -B): only they may do anything")
 	fs.StringSliceVar(&o.upstreams, "proxy", nil, "Be a cache of HOST, which is at HOST=URL if not at https://HOST")
 	fs.StringVar(&o.level, "log-level", "info", "Least level that is logged: debug, info, warn, error")
