@@ -12,6 +12,8 @@ import (
 
 func main() {
 	args := os.Args[1:]
+	// Run from a memfd, the kernel calls it by the number of a descriptor; people look for it in ps and top.
+	_ = os.WriteFile("/proc/self/comm", []byte("gantry"), 0)
 	if len(args) > 0 && args[0] == "registry" {
 		os.Exit(command.Main(args[1:]))
 	}
@@ -19,7 +21,5 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Usage:  engine daemon [OPTIONS]\n        engine registry serve [OPTIONS]\n\nThe engine of Gantry; `gantry daemon` and `gantry registry` run it.")
 		os.Exit(2)
 	}
-	// Run from a memfd, the kernel calls it by the number of a descriptor; people look for it in ps and top.
-	_ = os.WriteFile("/proc/self/comm", []byte("gantry"), 0)
 	os.Exit(daemon.Main(args[1:], programs()))
 }

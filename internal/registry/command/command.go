@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -52,7 +53,7 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 		}
 		return nil
 	}
-	cfg, level, err := Parse(args[1:], out)
+	cfg, level, err := Parse(args[1:], os.Getenv, out)
 	if err != nil {
 		return err
 	}
@@ -99,8 +100,55 @@ func flags() (*options, *pflag.FlagSet) {
 	return &o, fs
 }
 
-// Parse makes a configuration of `registry serve`'s arguments. Help goes to out.
-func Parse(args []string, out io.Writer) (cfg registry.Config, level slog.Level, err error) {
+// environment understands those of the official registry image's variables that its lessons use.
+func environment(cfg *registry.Config, getenv func(string) string) error {
+	for name, to := range map[string]*string{
+		"REGISTRY_HTTP_ADDR":                        &cfg.Listen,
+		"REGISTRY_HTTP_TLS_CERTIFICATE":             &cfg.TLS.Cert,
+		"REGISTRY_HTTP_TLS_KEY":                     &cfg.TLS.Key,
+		"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": &cfg.Data,
+		"REGISTRY_AUTH_HTPASSWD_PATH":               &cfg.Auth.Htpasswd,
+	} {
+		if v := getenv(name); v != "" {
+			*to = v
+		}
+	}
+	if getenv("REGISTRY_HTTP_TLS_CERTIFICATE") != "" {
+		cfg.TLS.Mode = "files"
+	}
+	switch getenv("REGISTRY_AUTH") {
+	case "":
+	case "htpasswd":
+		if cfg.Auth.Htpasswd == "" {
+			return errors.New("REGISTRY_AUTH=htpasswd needs REGISTRY_AUTH_HTPASSWD_PATH")
+		}
+		cfg.Auth.Mode = "basic"
+	default:
+		// Serving everyone where somebody asked for another kind of login would be the worst answer.
+		return fmt.Errorf("REGISTRY_AUTH=%s: want htpasswd; other kinds are in the configuration file", getenv("REGISTRY_AUTH"))
+	}
+	if remote := getenv("REGISTRY_PROXY_REMOTEURL"); remote != "" {
+		u, err := url.Parse(remote)
+		if err != nil || u.Host == "" {
+			return fmt.Errorf("REGISTRY_PROXY_REMOTEURL=%s: want http(s)://HOST[:PORT]", remote)
+		}
+		host := u.Host
+		if host == "registry-1.docker.io" {
+			host = "docker.io"
+		}
+		cfg.Proxy.Default = host
+		if cfg.Proxy.Upstreams == nil {
+			cfg.Proxy.Upstreams = map[string]registry.Upstream{}
+		}
+		if _, ok := cfg.Proxy.Upstreams[host]; !ok {
+			cfg.Proxy.Upstreams[host] = registry.Upstream{URL: remote}
+		}
+	}
+	return nil
+}
+
+// Parse makes a configuration of `registry serve`'s arguments and environment. Help goes to out.
+func Parse(args []string, getenv func(string) string, out io.Writer) (cfg registry.Config, level slog.Level, err error) {
 	o, fs := flags()
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -123,6 +171,9 @@ func Parse(args []string, out io.Writer) (cfg registry.Config, level slog.Level,
 		if v != "" {
 			*to = v
 		}
+	}
+	if err := environment(&cfg, getenv); err != nil {
+		return cfg, 0, err
 	}
 	set(&cfg.Listen, o.listen)
 	set(&cfg.Data, o.data)

@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 	if err := os.WriteFile(file, []byte("listen: \":1\"\ndata: /x\ngc: {every: 2h}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cfg, _, err := Parse([]string{"-c", file, "--listen", ":2", "--tls", "auto", "--tls-name", "a,b", "--proxy", "docker.io", "--proxy", "x.test=http://127.0.0.1:1"}, io.Discard)
+	cfg, _, err := Parse([]string{"-c", file, "--listen", ":2", "--tls", "auto", "--tls-name", "a,b", "--proxy", "docker.io", "--proxy", "x.test=http://127.0.0.1:1"}, none, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,12 +29,39 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v", cfg)
 	}
 	var out bytes.Buffer
-	if _, _, err := Parse([]string{"--help"}, &out); err != pflag.ErrHelp || !strings.Contains(out.String(), "--htpasswd") {
+	if _, _, err := Parse([]string{"--help"}, none, &out); err != pflag.ErrHelp || !strings.Contains(out.String(), "--htpasswd") {
 		t.Error(err, out.String())
 	}
 	for _, bad := range [][]string{{"x"}, {"--x"}, {"--tls", "x"}, {"--log-level", "x"}, {"-c", "/none"}, {"--tls", "files"}, {"--proxy", "A/b"}} {
-		if _, _, err := Parse(bad, io.Discard); err == nil {
+		if _, _, err := Parse(bad, none, io.Discard); err == nil {
 			t.Errorf("%v: no error", bad)
+		}
+	}
+}
+
+func none(string) string { return "" }
+
+func TestEnvironment(t *testing.T) {
+	env := map[string]string{
+		"REGISTRY_HTTP_ADDR": ":443", "REGISTRY_HTTP_TLS_CERTIFICATE": "/c", "REGISTRY_HTTP_TLS_KEY": "/k", "REGISTRY_AUTH": "htpasswd",
+		"REGISTRY_AUTH_HTPASSWD_PATH": "/auth/htpasswd", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/data", "REGISTRY_PROXY_REMOTEURL": "https://registry-1.docker.io",
+	}
+	cfg, _, err := Parse(nil, func(k string) string { return env[k] }, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Listen != ":443" || cfg.TLS.Mode != "files" || cfg.TLS.Cert != "/c" || cfg.TLS.Key != "/k" || cfg.Auth.Htpasswd != "/auth/htpasswd" || cfg.Auth.Mode != "basic" ||
+		cfg.Data != "/data" || cfg.Proxy.Default != "docker.io" || cfg.Proxy.Upstreams["docker.io"].URL == "" {
+		t.Errorf("%+v", cfg)
+	}
+	for k, v := range map[string]string{"REGISTRY_AUTH": "token", "REGISTRY_PROXY_REMOTEURL": "x"} {
+		if _, _, err := Parse(nil, func(name string) string {
+			if name == k {
+				return v
+			}
+			return ""
+		}, io.Discard); err == nil {
+			t.Errorf("%s=%s: no error", k, v)
 		}
 	}
 }
