@@ -33,6 +33,8 @@ type Launch struct {
 	Cgroup  Cgroup   `json:"cgroup"`
 	Stdio   Stdio    `json:"stdio"`
 	Log     Log      `json:"log"`
+	// Timeout is how long init may take until it execs, in nanoseconds; then it is killed. 0 is the supervisor's default.
+	Timeout int64 `json:"timeout,omitempty"`
 }
 
 // Process names a process beyond doubt.

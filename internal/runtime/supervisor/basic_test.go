@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -241,5 +244,45 @@ func TestTerminationWaits(t *testing.T) {
 	}
 	if poll[0].Revents == 0 {
 		t.Error("it does not end")
+	}
+}
+
+// A container that may trace processes can speak by the status socket of an exec's child. What it names must not become
+// the exec's process, to be killed with it.
+func TestForgedPid(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("c", options{}, "/bin/sleep", "1000")
+	other := h.mustLaunch("other", options{}, "/bin/sleep", "1000")
+	bystander := exec.Command("/bin/sleep", "1000")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { bystander.Process.Kill(); bystander.Wait() }()
+	for i, victim := range []int{bystander.Process.Pid, other.Pid, os.Getpid()} {
+		id := "exec" + strconv.Itoa(i)
+		p := h.mustLaunch(id, options{in: "c"}, "/forge", strconv.Itoa(victim), "/bin/sh", "-c", "exit 5")
+		if p.Pid == victim {
+			t.Fatalf("process %d was taken for the exec's", victim)
+		}
+		if e := h.wait(id); e.Code != 5 || e.Pid != p.Pid || e.StartTime != p.StartTime {
+			t.Errorf("%+v, want code 5 of %+v", e, p)
+		}
+	}
+}
+
+// An init that hangs is ended, and holds up neither an upgrade nor another launch of its ID.
+func TestLaunchTimeout(t *testing.T) {
+	h := newHouse(t)
+	h.mustLaunch("c", options{}, "/bin/sleep", "1000")
+	for _, in := range []string{"", "c"} {
+		_, err := h.launch("hung", options{in: in, timeout: 50 * time.Millisecond}, "/hang")
+		var failure *supervisor.LaunchError
+		if !errors.As(err, &failure) || !strings.Contains(failure.Message, "was not started within 50ms") {
+			t.Fatalf("a hung launch: %v", err)
+		}
+	}
+	h.mustLaunch("hung", options{in: "c"}, "/bin/sh", "-c", "exit 3")
+	if e := h.wait("hung"); e.Code != 3 {
+		t.Errorf("%+v", e)
 	}
 }

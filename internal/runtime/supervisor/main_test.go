@@ -106,6 +106,13 @@ func fakeInit(mode string) {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	}
+	if path == "/hang" {
+		select {}
+	}
+	if path == "/forge" { // names a process of somebody else's before its own, as a container that traces the child could
+		say(spec.StatusPID + e.Args[1])
+		path, e.Args = e.Args[2], e.Args[2:]
+	}
 	say(spec.StatusExec)
 	if mode == spec.ModeInit {
 		fail("exec", 127, syscall.Exec(path, e.Args, e.Env))
@@ -234,6 +241,7 @@ type options struct {
 	maxFiles                      int
 	clone                         uintptr
 	in                            string // container, for an exec
+	timeout                       time.Duration
 }
 
 func (h *house) logPath(id string) string { return filepath.Join(h.root, id+"-json.log") }
@@ -248,6 +256,7 @@ func (h *house) launch(id string, o options, args ...string) (*supervisor.Proces
 		l.UIDMaps = []spec.IDMap{{Container: 0, Host: 0, Size: 1}, {Container: 1, Host: 100001, Size: 1000}}
 		l.GIDMaps = l.UIDMaps
 	}
+	l.Timeout = int64(o.timeout)
 	e := spec.Exec{Args: args, Env: []string{"PATH=/usr/bin:/bin"}, Terminal: o.terminal}
 	var payload any = spec.Init{Exec: e}
 	if o.in != "" {

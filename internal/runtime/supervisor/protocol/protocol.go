@@ -125,6 +125,9 @@ type Exit struct {
 	// 6.15, which brought PIDFD_INFO_EXIT). Code is then 255.
 	Unknown bool      `json:"unknown,omitempty"`
 	At      time.Time `json:"at"`
+	// Pid and StartTime tell which run of ID it was, as in Process; 0 where that is not known.
+	Pid       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"start_time,omitempty"`
 }
 
 // Streams of a Frame, as Docker numbers them.

@@ -38,9 +38,10 @@ func (s *Server) launch(req *protocol.Request, named map[string]int) (*process, 
 	if err := s.announce(p); err != nil {
 		return nil, nil, err
 	}
-	b := &birth{p: p, l: l, mode: mode, payload: payload, target: -1, child: [3]int{-1, -1, -1}}
+	b := &birth{p: p, l: l, mode: mode, payload: payload, target: -1, between: -1, child: [3]int{-1, -1, -1}}
 	failure, err := b.run()
 	b.close()
+	defer closeFd(&b.between)
 	if failure == nil && err == nil {
 		p.mu.Lock()
 		p.paused = req.Paused
@@ -98,6 +99,12 @@ func (s *Server) announce(p *process) error {
 	}
 	s.reapMu.Lock()
 	defer s.reapMu.Unlock()
+	if s.upgrading { // it has seen that none is under way, and waits for the gate that this one would hold
+		s.mu.Lock()
+		delete(s.procs, id)
+		s.mu.Unlock()
+		return conflict("an upgrade of the supervisor is under way")
+	}
 	s.launching++
 	return nil
 }
@@ -119,6 +126,7 @@ type birth struct {
 	child   [3]int   // its stdio
 	status  *os.File // our end of the status socket; waited for by the runtime's poller, for a launch may take long
 	target  int      // pidfd of the process to join
+	between int      // pidfd of init where that is not the process itself (join and exec)
 	ptyDone bool
 }
 
@@ -160,9 +168,9 @@ func (b *birth) run() (*spec.Failure, error) {
 	}
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{}}
 	pidfd := -1
+	attr.Sys.PidFD = &pidfd
 	if b.mode == spec.ModeInit {
 		attr.Sys.Cloneflags = l.Clone
-		attr.Sys.PidFD = &pidfd
 		if l.Clone&unix.CLONE_NEWUSER != 0 {
 			attr.Sys.UidMappings, attr.Sys.GidMappings = maps(l.UIDMaps), maps(l.GIDMaps)
 			attr.Sys.GidMappingsEnableSetgroups = true
@@ -170,7 +178,9 @@ func (b *birth) run() (*spec.Failure, error) {
 	}
 	pid, err := fork.Start("/proc/self/fd/"+strconv.Itoa(s.conf.Init), []string{"gantry-init", b.mode}, attr, &l.Cgroup)
 	unix.Close(pair[1])
-	if pid > 0 && b.mode == spec.ModeInit {
+	if b.mode != spec.ModeInit {
+		b.between = pidfd
+	} else if pid > 0 {
 		b.claim(pid, pidfd)
 	}
 	if err != nil {
@@ -250,10 +260,35 @@ func (b *birth) join() error {
 	return conflict("process " + strconv.Itoa(of.Pid) + " is not running")
 }
 
+// own tells whether pid, which init named as the process's, can be. What is sent by the status socket need not be init's
+// words: a container with CAP_SYS_PTRACE may stop the child as soon as it appears in its PID namespace, and speak by it.
+// Believed, it could name any process of the host, to have it killed as its own. The caller holds reapMu.
+func (b *birth) own(pid int) bool {
+	if _, reaped := b.p.srv.orphans[pid]; reaped {
+		return true // only a child's end comes there
+	}
+	if b.p.srv.children[pid] != nil || parent(pid) != os.Getpid() {
+		return false
+	}
+	of := b.l.JoinPID
+	if b.mode == spec.ModeExec {
+		of = &spec.Process{Pid: b.l.Pid}
+	}
+	var its, target unix.Stat_t
+	if unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/pid", &its) != nil || unix.Stat("/proc/"+strconv.Itoa(of.Pid)+"/ns/pid", &target) != nil {
+		return true // one of them has ended
+	}
+	return its.Ino == target.Ino && its.Dev == target.Dev
+}
+
 // claim makes a pid this process's: from now on reap tells it its end.
 func (b *birth) claim(pid, pidfd int) {
 	p, s := b.p, b.p.srv
 	s.reapMu.Lock()
+	if b.mode != spec.ModeInit && !b.own(pid) {
+		s.reapMu.Unlock()
+		return
+	}
 	status, dead := s.orphans[pid]
 	if dead {
 		delete(s.orphans, pid)
@@ -273,6 +308,10 @@ func (b *birth) claim(pid, pidfd int) {
 	}
 }
 
+// launchTimeout is how long init has, where the engine does not say. Its work takes milliseconds, but may lead to a file
+// system whose server does not answer, or is the container's own and does not want to.
+const launchTimeout = 2 * time.Minute
+
 // shakeHands reads what init says until it execs or fails.
 func (b *birth) shakeHands() (*spec.Failure, error) {
 	p := b.p
@@ -284,6 +323,11 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 	if err != nil {
 		return nil, err
 	}
+	limit := time.Duration(b.l.Timeout)
+	if limit <= 0 {
+		limit = launchTimeout
+	}
+	b.status.SetReadDeadline(time.Now().Add(limit))
 	for {
 		var n, oobn int
 		var err error
@@ -293,6 +337,9 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 		})
 		if err == unix.EINTR {
 			continue
+		}
+		if errors.Is(rerr, os.ErrDeadlineExceeded) {
+			return &spec.Failure{Stage: "init", Message: "the process was not started within " + limit.String(), Code: 125}, nil
 		}
 		if err != nil || rerr != nil {
 			break // ECONNRESET: it ended without reading an answer
@@ -397,6 +444,9 @@ func (p *process) register() {
 // abort ends what a failed launch has started, and waits for its end: the engine takes the cgroup away next.
 func (b *birth) abort() {
 	p := b.p
+	if b.between >= 0 {
+		unix.PidfdSendSignal(b.between, unix.SIGKILL, nil, 0)
+	}
 	p.mu.Lock()
 	pid, pidfd, early := p.pid, p.pidfd, p.early
 	p.mu.Unlock()

@@ -138,7 +138,7 @@ func (p *process) exit(code int, unknown bool) {
 		p.mu.Unlock()
 		return
 	}
-	e := protocol.Exit{ID: p.info.ID, Code: code, Unknown: unknown, At: time.Now()}
+	e := protocol.Exit{ID: p.info.ID, Pid: p.info.Pid, StartTime: p.info.StartTime, Code: code, Unknown: unknown, At: time.Now()}
 	p.info.Exit = &e
 	closeFd(&p.stdin)
 	if p.watch != nil {
@@ -218,4 +218,15 @@ func startTime(pid int) (ticks uint64, exitCode int, ok bool) {
 		exitCode, _ = strconv.Atoi(fields[52-3])
 	}
 	return ticks, exitCode, err == nil
+}
+
+// parent returns the pid of a process's parent, 0 if there is no such process.
+func parent(pid int) int {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
 }
