@@ -117,10 +117,10 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 		return nil, err
 	}
 	x.started, x.running = true, true
-	x.mu.Unlock()
 	if size != nil {
-		x.config.ConsoleSize = size
+		x.config.ConsoleSize = size // ExecGet reads it
 	}
+	x.mu.Unlock()
 	s.event(&snap, "exec_start: "+strings.Join(x.config.Cmd, " "), "execID", x.id)
 	var a *attachment
 	if !detach {

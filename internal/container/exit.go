@@ -44,7 +44,7 @@ func (c *container) ended(e supervisor.Exit) {
 		s.forget(c.id) // of a start that was undone, or told again
 		return
 	}
-	if e.At.Before(l.Started) {
+	if !l.endedBy(&e) {
 		return // of the run before this one, told again: the supervisor names runs of a container alike
 	}
 	ran := c.settle(e, c.oomKilled())
@@ -61,6 +61,15 @@ func (c *container) ended(e supervisor.Exit) {
 	c.saveEnd(&kept)
 	s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
 	c.after()
+}
+
+// endedBy reports whether the exit is this run's. Times alone do not tell: the clock may have been set back since the
+// start, and a container whose end was not believed would be running for ever.
+func (l *live) endedBy(e *supervisor.Exit) bool {
+	if e.StartTime != 0 && l.StartTime != 0 {
+		return e.Pid == l.Pid && e.StartTime == l.StartTime
+	}
+	return !e.At.Before(l.Started)
 }
 
 // saveEnd puts the record on disk behind, and drops the live facts then, unless there are newer ones.

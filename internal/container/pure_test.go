@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/internal/errs"
+	"gantry/internal/runtime/supervisor"
 )
 
 func TestMergeConfig(t *testing.T) {
@@ -525,4 +526,27 @@ func FuzzUserText(f *testing.F) {
 		_, _ = parseDetachKeys(s)
 		_, _ = portFilter("expose", []string{s})
 	})
+}
+
+func TestEndedBy(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1700000000, 0)
+	l := &live{Pid: 7, StartTime: 70, Started: now}
+	for _, c := range []struct {
+		what string
+		e    supervisor.Exit
+		want bool
+	}{
+		{"its own", supervisor.Exit{Pid: 7, StartTime: 70, At: now.Add(time.Second)}, true},
+		{"its own, the clock was set back", supervisor.Exit{Pid: 7, StartTime: 70, At: now.Add(-time.Hour)}, true},
+		{"of the run before", supervisor.Exit{Pid: 6, StartTime: 60, At: now.Add(-time.Second)}, false},
+		{"of the run before, the clock was set back", supervisor.Exit{Pid: 6, StartTime: 60, At: now.Add(time.Hour)}, false},
+		{"of the run before, the pid came again", supervisor.Exit{Pid: 7, StartTime: 60, At: now}, false},
+		{"by an older supervisor", supervisor.Exit{At: now.Add(time.Second)}, true},
+		{"of the run before, by an older supervisor", supervisor.Exit{At: now.Add(-time.Second)}, false},
+	} {
+		if got := l.endedBy(&c.e); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
 }
