@@ -75,4 +75,4 @@ func IsNameOnly(ref string) (bool, error) {
 }
 
 // IsBuiltin reports whether a reference names the image inside the program.
-func IsBuiltin(ref string) bool { return isBuiltin(ref) }
+func IsBuiltin(ref string) bool { return builtinName(ref) != "" }

@@ -16,8 +16,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// builtinName is the image inside the program: the first run needs no network.
-const builtinName = "docker.io/library/hello-world:latest"
+// builtins are the images inside the program, layer and config of each: the first run needs no network, and neither
+// does a registry.
+var builtins = map[string]func(arch string) (rootfs, config []byte, err error){
+	"docker.io/library/hello-world:latest": helloImage,
+	"docker.io/library/registry:latest":    registryImage,
+}
 
 // helloText is what it prints.
 const helloText = `
@@ -38,50 +42,57 @@ What to try next:
     gantry --help                        all that there is
 `
 
-func isBuiltin(ref string) bool {
+// builtinName is the whole name of the builtin image that ref means, or nothing.
+func builtinName(ref string) string {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return false
+		return ""
 	}
-	_, hasDigest := named.(reference.Digested)
-	return !hasDigest && reference.TagNameOnly(named).String() == builtinName
+	if _, hasDigest := named.(reference.Digested); hasDigest {
+		return ""
+	}
+	name := reference.TagNameOnly(named).String()
+	if builtins[name] == nil {
+		return ""
+	}
+	return name
 }
 
-// addBuiltin makes the builtin image one like any other: it can be listed, tagged, and removed until it is next asked for.
-func (s *Service) addBuiltin(ctx context.Context) error {
+// addBuiltin makes a builtin image one like any other: it can be listed, tagged, and removed until it is next asked for.
+func (s *Service) addBuiltin(ctx context.Context, name string) error {
 	s.builtin.Lock()
 	defer s.builtin.Unlock()
-	if _, err := s.lookup(builtinName); err == nil { // someone was faster
+	if _, err := s.lookup(name); err == nil { // someone was faster
 		return nil
 	}
 	blobs, layers := s.content.Lease(), s.layers.Lease()
 	defer blobs.Release()
 	defer layers.Release()
-	rootfs, config, err := helloImage(runtime.GOARCH)
+	rootfs, config, err := builtins[name](runtime.GOARCH)
 	if err != nil {
-		return fmt.Errorf("make hello-world: %w", err)
+		return fmt.Errorf("make %s: %w", name, err)
 	}
 	var digests []digest.Digest
 	for _, data := range [][]byte{rootfs, config} {
 		b, err := s.content.IngestBytes(ctx, blobs, data)
 		if err != nil {
-			return fmt.Errorf("make hello-world: %w", err)
+			return fmt.Errorf("make %s: %w", name, err)
 		}
 		digests = append(digests, b.Digest)
 	}
 	f := found{}
 	if f.target, err = s.makeManifest(ctx, blobs, digests[1], digests[:1]); err != nil {
-		return fmt.Errorf("make hello-world: %w", err)
+		return fmt.Errorf("make %s: %w", name, err)
 	}
 	if err := s.unpack(ctx, layers, &f); err != nil {
-		return fmt.Errorf("make hello-world: %w", err)
+		return fmt.Errorf("make %s: %w", name, err)
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if _, ok := s.refs[builtinName]; ok { // loaded or tagged meanwhile: the user's own wins
+	if _, ok := s.refs[name]; ok { // loaded or tagged meanwhile: the user's own wins
 		return nil
 	}
-	e := edit{builtinName: {f.target, time.Now().UTC()}}
+	e := edit{name: {f.target, time.Now().UTC()}}
 	e.release(s, f.target.Digest)
 	return s.apply(e, f.resolved)
 }

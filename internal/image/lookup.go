@@ -13,15 +13,17 @@ import (
 )
 
 // Get resolves a reference: name[:tag][@digest], an image ID or a unique prefix of one, or the digest of a
-// manifest. Not found, it is errs.NotFound with Docker's "No such image: …". The builtin hello-world is there
-// whenever it is asked for by name, unless that name was given to another image.
+// manifest. Not found, it is errs.NotFound with Docker's "No such image: …". The builtin hello-world
+// and registry are there whenever they are asked for by name, unless that name was given to another image.
 func (s *Service) Get(ctx context.Context, ref string) (Image, error) {
 	i, err := s.lookup(ref)
-	if err != nil && isBuiltin(ref) {
-		if err := s.addBuiltin(ctx); err != nil {
-			return Image{}, err
+	if err != nil {
+		if name := builtinName(ref); name != "" {
+			if err := s.addBuiltin(ctx, name); err != nil {
+				return Image{}, err
+			}
+			i, err = s.lookup(ref)
 		}
-		i, err = s.lookup(ref)
 	}
 	return i, err
 }
