@@ -49,14 +49,18 @@ func (s *Server) imageCreate(c *call) error {
 	}
 	m := messages{c: c}
 	if image.IsBuiltin(name) && o.Platform == nil {
-		// The one image that is inside the engine: asking for it makes it there, without a network.
+		// An image that is inside the engine: asking for it makes it there, without a network.
 		x, err := s.deps.Images.Get(c.r.Context(), name)
 		if err != nil {
 			return err
 		}
-		m.status("latest", "Pulling from library/hello-world")
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return err
+		}
+		m.status("latest", "Pulling from "+reference.Path(named))
 		m.status("", "Digest: "+x.Target.Digest.String())
-		m.status("", "Status: Image is up to date for hello-world:latest")
+		m.status("", "Status: Image is up to date for "+reference.FamiliarString(reference.TagNameOnly(named)))
 		return nil
 	}
 	if err := s.deps.Images.Pull(c.r.Context(), name, o, m.progress); err != nil {

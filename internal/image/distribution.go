@@ -74,5 +74,5 @@ func IsNameOnly(ref string) (bool, error) {
 	return err == nil && reference.IsNameOnly(named), err
 }
 
-// IsBuiltin reports whether a reference names the image inside the program.
+// IsBuiltin reports whether a reference names an image inside the program.
 func IsBuiltin(ref string) bool { return builtinName(ref) != "" }
