@@ -216,19 +216,13 @@ func propagates(source, what string, tags ...string) error {
 	defer f.Close()
 	best, has := "", false
 	for s := bufio.NewScanner(f); s.Scan(); {
-		fields := strings.Fields(s.Text())
-		if len(fields) < 7 {
-			continue
-		}
-		point := unescape(fields[4])
-		if len(point) < len(best) || point != "/" && real != point && !strings.HasPrefix(real, point+"/") {
+		m, ok := mount.ParseInfo(s.Text())
+		point := m.Point
+		if !ok || len(point) < len(best) || point != "/" && real != point && !strings.HasPrefix(real, point+"/") {
 			continue
 		}
 		best, has = point, false
-		for _, f := range fields[6:] {
-			if f == "-" {
-				break
-			}
+		for _, f := range m.Optional {
 			for _, t := range tags {
 				has = has || strings.HasPrefix(f, t)
 			}
@@ -238,25 +232,6 @@ func propagates(source, what string, tags ...string) error {
 		return errs.Invalid.Errorf("path %s is mounted on %s but it is not %s", source, best, what)
 	}
 	return nil
-}
-
-// unescape undoes mountinfo's octal escapes.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // tmpfsMounts are those of --tmpfs and --mount type=tmpfs.

@@ -389,15 +389,6 @@ func TestNormalizeSysctl(t *testing.T) {
 	}
 }
 
-func TestUnescape(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]string{`/a\040b`: "/a b", `/a\134b`: `/a\b`, `/plain`: "/plain", `\04`: `\04`, `\999`: `\999`} {
-		if got := unescape(in); got != want {
-			t.Errorf("%s: %q, want %q", in, got, want)
-		}
-	}
-}
-
 func FuzzSecurityOpt(f *testing.F) {
 	for _, s := range []string{"no-new-privileges", "seccomp=unconfined", "label:disable", "=", ":", "apparmor=x=y"} {
 		f.Add(s)

@@ -6,13 +6,14 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+
+	"gantry/internal/kernel/mount"
 )
 
 // Kind says which versions of the interface a host has mounted.
@@ -117,16 +118,16 @@ func parseHost(mountinfo, self []byte, visible func(point string) bool) (*Host, 
 	h := &Host{unified: -1, prepared: map[string][]string{}, filters: map[string]int{}}
 	seen := map[string]int{}
 	for line := range bytes.Lines(mountinfo) {
-		m, ok := parseMount(string(line))
+		m, ok := mount.ParseInfo(string(line))
 		if !ok {
 			continue
 		}
-		key, t := "", hierarchy{mount: m.point}
-		switch m.fstype {
+		key, t := "", hierarchy{mount: m.Point}
+		switch m.FSType {
 		case "cgroup2":
 			t.unified = true
 		case "cgroup":
-			t.controllers = v1Controllers(m.super)
+			t.controllers = v1Controllers(m.Super)
 			if len(t.controllers) == 0 {
 				continue // a named hierarchy that is someone else's
 			}
@@ -134,10 +135,10 @@ func parseHost(mountinfo, self []byte, visible func(point string) bool) (*Host, 
 		default:
 			continue
 		}
-		if !visible(m.point) {
+		if !visible(m.Point) {
 			continue
 		}
-		t.own = relative(own[key], m.root)
+		t.own = relative(own[key], m.Root)
 		if i, dup := seen[key]; dup {
 			// Mounted more than once (inside chroots, by snaps): the usual place, else the first, wins.
 			if !usualPlace(h.trees[i].mount) && usualPlace(t.mount) {
@@ -196,38 +197,6 @@ func (h *Host) index() {
 }
 
 func usualPlace(mount string) bool { return strings.HasPrefix(mount, "/sys/fs/cgroup") }
-
-type mount struct{ root, point, fstype, super string }
-
-// parseMount reads one line of mountinfo: ID, parent, major:minor, root, point, options, optional fields,
-// a lone "-", type, source, super options.
-func parseMount(line string) (mount, bool) {
-	f := strings.Fields(line)
-	sep := slices.Index(f, "-")
-	if sep < 6 || len(f) < sep+4 {
-		return mount{}, false
-	}
-	return mount{root: unescape(f[3]), point: unescape(f[4]), fstype: f[sep+1], super: f[sep+3]}, true
-}
-
-// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
 
 var v1Known = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"}
 
