@@ -23,6 +23,9 @@ import (
 // maxIndexFile bounds index.json and manifest.json, which are kept in memory.
 const maxIndexFile = 16 << 20
 
+// maxName bounds the names in an archive, in bytes, which are kept in memory too: the format would allow a mebibyte each.
+const maxName = 4095
+
 // archive is an image archive whose files went into the content store as they came: they may come in any
 // order, and what they are is only known at the end.
 type archive struct {
@@ -79,6 +82,14 @@ func archiveError(err error) error {
 }
 
 func (a *archive) add(ctx context.Context, h *tar.Header, r io.Reader) error {
+	if len(h.Name) > maxName || len(h.Linkname) > maxName {
+		return errs.Invalid.Errorf("archive has a name longer than %d bytes", maxName)
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") { // nothing in the archive would bound the zeros that are read from it
+			return errs.Invalid.Errorf("archive has a sparse file: %q", h.Name)
+		}
+	}
 	name := path.Clean(strings.TrimLeft(h.Name, "/"))
 	switch h.Typeflag {
 	case tar.TypeSymlink:

@@ -175,6 +175,9 @@ func TestBrokenArchivesLeaveNothing(t *testing.T) {
 		{"wrong size", oci(wrongSize, blobs...), "bytes"},
 		{"other platform only", oci(describe(ocispec.MediaTypeImageIndex, foreignIndex), append(other.blobs(), blobPart(foreignIndex))...), "linux/s390x"},
 		{"index of nothing", pack(t, part{name: "index.json", data: []byte(`{"schemaVersion":2}`)}), "lists no images"},
+		{"sparse file", sparse(t), "sparse file"},
+		{"long name", pack(t, part{name: strings.Repeat("n", 5000)}), "longer than"},
+		{"long link", pack(t, part{name: "l", link: strings.Repeat("n", 5000)}), "longer than"},
 		{"digest that is a path", pack(t, part{name: "index.json", data: []byte(`{"manifests":[{"digest":"sha256:../../../etc/passwd"}]}`)}), "digest"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -187,6 +190,22 @@ func TestBrokenArchivesLeaveNothing(t *testing.T) {
 			empty(t, s, root)
 		})
 	}
+}
+
+// sparse is a small archive of a larger file.
+func sparse(t *testing.T) []byte {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "f"), 1<<26); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tar", "-S", "--format=posix", "-C", dir, "-cf", "-", "f").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func TestIndexIsKeptWholeAndThePlatformChosen(t *testing.T) {
