@@ -115,7 +115,8 @@ type bare struct{ fs.FileInfo }
 func (bare) Sys() any { return nil }
 
 // unpackLocal extracts an archive into dir. The first element of the names is first in the archive and becomes name. What the archive
-// says is not believed: nothing is made outside of dir, whatever names and links it has.
+// says is not believed: nothing is made outside of dir, whatever names and links it has. As in Docker what is made belongs
+// to whoever copies.
 func unpackLocal(ctx context.Context, r io.Reader, dir, first, name string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -204,13 +205,7 @@ func extract(root *os.Root, dir, p string, h *tar.Header, r io.Reader, buf []byt
 			}
 		}
 	case tar.TypeSymlink:
-		if err := root.Symlink(h.Linkname, p); err != nil {
-			return err
-		}
-		if os.Geteuid() == 0 {
-			return root.Lchown(p, h.Uid, h.Gid)
-		}
-		return nil
+		return root.Symlink(h.Linkname, p)
 	case tar.TypeLink:
 		return root.Link(h.Linkname, p)
 	case tar.TypeReg:
@@ -231,11 +226,6 @@ func extract(root *os.Root, dir, p string, h *tar.Header, r io.Reader, buf []byt
 		}
 	default:
 		return nil
-	}
-	if os.Geteuid() == 0 {
-		if err := root.Lchown(p, h.Uid, h.Gid); err != nil {
-			return err
-		}
 	}
 	if err := root.Chmod(p, mode.Perm()|mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
 		return err
