@@ -119,7 +119,7 @@ func (p *pull) one(ctx context.Context, ref reference.Named) error {
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if errs.Invalid.Is(err) && p.begun != "" { // nobody can go on with it
+	if errs.Invalid.Is(err) { // nobody can go on with what came
 		if ferr := p.s.forget(ctx, p.begun); ferr != nil {
 			err = errors.Join(err, ferr)
 		}

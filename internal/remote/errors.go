@@ -164,7 +164,7 @@ func explainNet(err error, host string, p Patience) error {
 	var dns *net.DNSError
 	line := ""
 	switch text := err.Error(); {
-	case strings.Contains(text, "server gave HTTP response to HTTPS client"), errors.As(err, &record):
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		line = fmt.Sprintf("%s speaks plain HTTP. If the way there can be trusted, put this into daemon.json: \"insecure-registries\": [%q]", host, host)
 	case strings.Contains(text, "malformed HTTP response \"\\x15\\x03"):
 		line = fmt.Sprintf("%s speaks HTTPS: write https:// instead of http://", host)
@@ -195,5 +195,5 @@ func lasting(err error) bool {
 	text := err.Error()
 	return errors.As(err, &record) || errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid) || errors.As(err, &verify) ||
 		errors.As(err, &alert) || errors.As(err, &dns) && !dns.IsTemporary || errors.Is(err, syscall.ECONNREFUSED) ||
-		strings.Contains(text, "server gave HTTP response to HTTPS client") || strings.Contains(text, "malformed HTTP response")
+		errors.Is(err, http.ErrSchemeMismatch) || strings.Contains(text, "malformed HTTP response")
 }

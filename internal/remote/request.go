@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +71,7 @@ func (r *Repository) do(ctx context.Context, e *endpoint, q request) (*http.Resp
 				authorized++
 				offered := parseChallenges(resp.Header.Values("Www-Authenticate"))
 				r.c.challenged(e, offered)
-				again, err := r.authorize(ctx, e, scopes, authorized > 1)
+				again, err := r.authorize(ctx, e, scopes, auth != "") // what was refused is worth no second try
 				if err != nil {
 					return nil, err
 				}
@@ -175,7 +176,7 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if first == nil || scheme == "http" && strings.Contains(first.Error(), "HTTP response to HTTPS client") {
+		if first == nil || scheme == "http" && errors.Is(first, http.ErrSchemeMismatch) {
 			first = err
 		}
 	}
@@ -292,6 +293,9 @@ func (c *Client) try(ctx context.Context, t *http.Transport, q *http.Request) (*
 			err = cause
 		}
 		cancel(nil)
+		if record := (tls.RecordHeaderError{}); errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {
+			err = http.ErrSchemeMismatch
+		}
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return nil, err
 		}
