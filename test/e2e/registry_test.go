@@ -1,0 +1,262 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gantry/test/engine"
+)
+
+// debianRegistry runs Debian's docker-registry on loopback, until the end of the test. It returns host:port.
+func debianRegistry(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	addr := freeAddress(t)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q}\n", dir, addr)
+	return startRegistry(t, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
+}
+
+// ourRegistry runs `gantry registry serve`, until the end of the test.
+func ourRegistry(t *testing.T) string {
+	t.Helper()
+	addr := freeAddress(t)
+	dir := t.TempDir()
+	return startRegistry(t, addr, "", func(string) *exec.Cmd {
+		return exec.Command(gantry.Program, "registry", "serve", "-l", addr, "-d", dir)
+	})
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func startRegistry(t *testing.T, addr, config string, command func(path string) *exec.Cmd) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(path)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("the registry said:\n%s", out.String())
+		}
+	})
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if resp, err := http.Get("http://" + addr + "/v2/"); err == nil {
+			resp.Body.Close()
+			return addr
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the registry does not answer at %s: %s", addr, out.String())
+		}
+	}
+}
+
+// manifestDigest asks skopeo, which nobody here has written.
+func manifestDigest(t *testing.T, ref string) string {
+	t.Helper()
+	r := must(t, exec.Command("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", "docker://"+ref))
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	return strings.TrimSpace(r.Out)
+}
+
+// TestRegistriesInAllPairings pushes and pulls with both command lines and skopeo, by both registries: digests stay.
+func TestRegistriesInAllPairings(t *testing.T) {
+	e := ownEngine(t, "busybox")
+	debian, ours := debianRegistry(t), ourRegistry(t)
+	for _, host := range []string{debian, ours} {
+		name := host + "/course/busybox:1"
+		okOn(t, e, "tag", "busybox", name)
+		out := okOn(t, e, "push", name)
+		if !strings.Contains(out, "The push refers to repository ["+host+"/course/busybox]") || !strings.Contains(out, ": Pushed\n") {
+			t.Errorf("push said %q", out)
+		}
+		digest := manifestDigest(t, name)
+		if !strings.Contains(out, "1: digest: "+digest+" size: ") {
+			t.Errorf("push said %q, the digest is %s", out, digest)
+		}
+		okOn(t, e, "rmi", name)
+		if r := must(t, e.StockCLI("pull", name)); r.Code != 0 || !strings.Contains(r.Out, "Digest: "+digest) {
+			t.Errorf("stock pull: %v", r)
+		}
+		if got := okOn(t, e, "inspect", "-f", "{{.RepoDigests}}", name); !strings.Contains(got, host+"/course/busybox@"+digest) {
+			t.Errorf("repository digests %s", got)
+		}
+		if r := must(t, e.StockCLI("push", "-a", host+"/course/busybox")); r.Code != 0 || !strings.Contains(r.Out, "Layer already exists") {
+			t.Errorf("stock push: %v", r)
+		}
+		if got := okOn(t, e, "run", "--rm", "--pull", "always", "--network", "none", name, "echo", "hi"); !strings.HasSuffix(got, "hi") {
+			t.Errorf("run said %q", got)
+		}
+		// What skopeo converts and pushes.
+		if r := must(t, exec.Command("skopeo", "copy", "-q", "--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+name, "docker://"+host+"/course/converted:2")); r.Code != 0 {
+			t.Fatal(r)
+		}
+		okOn(t, e, "pull", "-q", host+"/course/converted:2")
+		for _, to := range []string{debian, ours} {
+			okOn(t, e, "tag", host+"/course/converted:2", to+"/copied/again:3")
+			okOn(t, e, "push", "-q", to+"/copied/again:3")
+			if a, b := manifestDigest(t, host+"/course/converted:2"), manifestDigest(t, to+"/copied/again:3"); a != b {
+				t.Errorf("%s became %s", a, b)
+			}
+		}
+		r := must(t, e.CLI("pull", host+"/course/busybox:none"))
+		if r.Code != 1 || !strings.Contains(r.Err, "manifest for "+host+"/course/busybox:none not found: manifest unknown") {
+			t.Errorf("absent tag: %v", r)
+		}
+	}
+}
+
+// slowly forwards to a registry and trickles large replies, so that there is time to kill.
+func slowly(t *testing.T, host string) (addr string, bytes *atomic.Int64) {
+	t.Helper()
+	target, err := url.Parse("http://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes = new(atomic.Int64)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.ContentLength > 100_000 {
+			r.Body = &trickle{r.Body, bytes}
+		}
+		return nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: proxy}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return l.Addr().String(), bytes
+}
+
+type trickle struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (r *trickle) Read(b []byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	n, err := r.ReadCloser.Read(b[:min(len(b), 64<<10)])
+	r.n.Add(int64(n))
+	return n, err
+}
+
+// TestKilledPullsGoOn kills the engine at random moments of a pull: in the end the image is whole, and what had come
+// was not fetched once more each time.
+func TestKilledPullsGoOn(t *testing.T) {
+	e := ownEngine(t, "debian")
+	host := ourRegistry(t)
+	okOn(t, e, "tag", "debian", host+"/debian:1")
+	okOn(t, e, "push", "-q", host+"/debian:1")
+	okOn(t, e, "rmi", "-f", okOn(t, e, "images", "-q", host+"/debian:1"))
+	slow, bytes := slowly(t, host)
+	name := slow + "/debian:1"
+	rounds := 0
+	for ; rounds < 20; rounds++ {
+		done := make(chan engine.Result, 1)
+		go func() { done <- engine.Run(e.CLI("pull", "-q", name)) }()
+		select {
+		case r := <-done:
+			if r.Code != 0 {
+				t.Error(r)
+			}
+		case <-time.After(time.Duration(rand.IntN(250)) * time.Millisecond):
+			e.Kill()
+			<-done
+			if err := e.Start(); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		break
+	}
+	okOn(t, e, "pull", "-q", name)
+	if got := okOn(t, e, "run", "--rm", "--network", "none", name, "cat", "/etc/os-release"); !strings.Contains(got, "Debian") {
+		t.Errorf("the image says %q", got)
+	}
+	fi, err := os.Stat(imagePath("debian"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d rounds, %d bytes came, the archive has %d", rounds, bytes.Load(), fi.Size())
+	// A killed engine loses at most what was on its way: buffers, not layers.
+	if most := fi.Size() + int64(rounds+1)*(16<<20); bytes.Load() > most {
+		t.Errorf("%d bytes came for an image of %d", bytes.Load(), fi.Size())
+	}
+}
+
+// TestLogin logs in at Debian's registry with a password, which config.json keeps, and out again.
+func TestLogin(t *testing.T) {
+	dir := t.TempDir()
+	r := must(t, exec.Command("python3", "-c", "import crypt; print(crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))"))
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	users := filepath.Join(dir, "htpasswd")
+	if err := os.WriteFile(users, []byte("user:"+r.Out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addr := freeAddress(t)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\nauth: {htpasswd: {realm: r, path: %s}}\n", dir, addr, users)
+	host := startRegistry(t, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
+	name := host + "/private/busybox"
+	ok(t, "tag", "busybox", name)
+	t.Cleanup(func() { cli(t, "rmi", name); cli(t, "logout", host) })
+	if r := cli(t, "push", name); r.Code != 1 || !strings.Contains(r.Err, "no basic auth credentials") {
+		t.Errorf("push without a login: %v", r)
+	}
+	login := func(password string) engine.Result {
+		cmd := gantry.CLI("login", "-u", "user", "--password-stdin", host)
+		cmd.Stdin = strings.NewReader(password + "\n")
+		return must(t, cmd)
+	}
+	if r := login("wrong"); r.Code != 1 || !strings.Contains(r.Err, "unauthorized: authentication required") {
+		t.Errorf("login with a wrong password: %v", r)
+	}
+	if r := login("secret"); r.Code != 0 || r.Out != "Login Succeeded\n" || !strings.Contains(r.Err, "stored unencrypted") {
+		t.Errorf("login: %v", r)
+	}
+	ok(t, "push", "-q", name)
+	if r := must(t, gantry.StockCLI("pull", name)); r.Code != 0 {
+		t.Errorf("stock pull with our login: %v", r)
+	}
+	if r := cli(t, "logout", host); r.Code != 0 || r.Out != "Removing login credentials for "+host+"\n" {
+		t.Errorf("logout: %v", r)
+	}
+	if r := cli(t, "pull", name); r.Code != 1 {
+		t.Errorf("pull after the logout: %v", r)
+	}
+}
