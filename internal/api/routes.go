@@ -42,7 +42,7 @@ var routes = []route{
 	{"POST", "/exec/{name}/resize", (*Server).execResize, 0},
 	{"GET", "/exec/{name}/json", (*Server).execInspect, 0},
 	{"GET", "/containers/{name}/attach/ws", missing("attach over a websocket"), 0},
-	{"GET", "/containers/{name}/top", missing("top"), 0},
+	{"GET", "/containers/{name}/top", (*Server).containerTop, 0},
 	{"GET", "/containers/{name}/stats", missing("stats"), 0},
 	{"GET", "/containers/{name}/changes", (*Server).containerChanges, 0},
 	{"GET", "/containers/{name}/export", (*Server).containerExport, 0},
@@ -80,7 +80,7 @@ var routes = []route{
 	{"POST", "/build/cancel", missing("build"), v(39)},
 	{"POST", "/session", missing("BuildKit's API"), v(39)},
 	{"POST", "/grpc", missing("BuildKit's API"), v(39)},
-	{"GET", "/system/df", missing("system df"), v(25)},
+	{"GET", "/system/df", (*Server).systemDf, v(25)},
 
 	{"GET", "/networks", missing("network ls"), 0},
 	{"POST", "/networks/create", missing("network create"), 0},

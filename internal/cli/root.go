@@ -18,13 +18,13 @@ func groups() []*command.Group {
 		{Name: "container", Short: "Manage containers", Commands: []*command.Command{
 			container.Attach, container.Commit, container.Copy, container.Create, container.Diff, container.Exec, container.Export, container.Inspect,
 			container.Kill, container.Logs, container.List, container.Pause, container.Prune, container.Rename, container.Restart, container.Remove,
-			container.Run, container.Start, container.Stop, container.Unpause, container.Wait,
+			container.Run, container.Start, container.Stop, container.Top, container.Unpause, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
 			image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag,
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
-			system.Events, system.Info,
+			system.DiskUsage, system.Events, system.Info,
 		}},
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/system"
 )
 
 func archivePath(id string) string { return "/containers/" + esc(id) + "/archive" }
@@ -156,4 +157,20 @@ func (c *Client) ImageImport(ctx context.Context, r io.Reader, o ImportOptions) 
 		q.Add("changes", ch)
 	}
 	return c.Do(ctx, Request{Method: "POST", Path: "/images/create", Query: q, Stream: r, Type: "text/plain"})
+}
+
+// ContainerTop lists the processes of a container by the host's ps(1).
+func (c *Client) ContainerTop(ctx context.Context, id string, args []string) (out container.TopResponse, err error) {
+	q := url.Values{}
+	set(q, "ps_args", strings.Join(args, " "))
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/containers/" + esc(id) + "/top", Query: q}, &out)
+	return out, err
+}
+
+// DiskUsage tells what takes how much of the disk, verbosely each thing by itself.
+func (c *Client) DiskUsage(ctx context.Context, verbose bool) (out system.DiskUsage, err error) {
+	q := url.Values{}
+	setTrue(q, "verbose", verbose)
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/system/df", Query: q}, &out)
+	return out, err
 }

@@ -150,6 +150,14 @@ var fileSessions = []session{
 		"docker rmi sv:1 sv:2",
 		"docker history nosuch",
 	}},
+	{"top and df", []string{
+		"docker run -d --name t1 --network none busybox sleep 1000; docker top t1 | tr -s ' ' | sed 's/ [0-9][0-9]* [0-9][0-9]* [0-9][0-9]* / PIDS /; s/ [0-9][0-9]:[0-9][0-9] / TIME /g; s/[0-9][0-9]:[0-9]*:[0-9]* /TIME /'",
+		"docker top t1 -o pid,args | sed 's/^[0-9]*/PID/' | tr -s ' '; docker top t1 -o args; docker top nosuch",
+		"docker rm -f t1; docker top t1",
+		"docker create --name t2 --network none busybox; docker top t2; docker rm t2",
+		"docker system df --format '{{.Type}} {{.TotalCount}}' | grep -v -e Images -e Containers",
+		"docker system df | head -1 | tr -s ' '; docker system df -v | grep usage",
+	}},
 	{"pause, rename, prune", []string{
 		"docker run -d --name p1 --network none busybox sleep 1000",
 		"docker pause p1; docker pause p1; docker inspect -f '{{.State.Status}} {{.State.Paused}} {{.State.Running}}' p1; docker start p1; docker rm p1",
@@ -236,5 +244,83 @@ func TestFilesDifferential(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// everything is a script that makes what is hard to keep: links, devices, holes, odd names, deleted and replaced directories.
+const everything = `set -e
+mkdir -p /keep/dir; echo a >/keep/a; ln /keep/a /keep/hard; ln -s a /keep/soft; mkfifo /keep/fifo; mknod /keep/null c 1 3
+chmod 4751 /keep/a; chown 123:456 /keep/dir; dd if=/dev/zero of=/keep/hole bs=1 count=1 seek=10000000 2>/dev/null
+echo x >"/keep/$(printf 'bad\377name')"; echo y >/keep/$(printf '%0200d' 7)
+rm -r /etc/skel /var/cache; mkdir /etc/skel; echo new >/etc/skel/new; rm /etc/debian_version
+touch -d 2001-02-03T04:05:06Z /keep/a`
+
+// look prints what everything made.
+const look = `cd /; { ls -lnR --time-style=+%s keep | grep -v ^total; stat -c '%n %h %s %t:%T' keep/* ; md5sum keep/a keep/hole; ls -a etc/skel; ls var etc/debian_version; } 2>&1; true`
+
+// TestImagesTravel: an image that Gantry commits and saves is loaded and run by a real Docker, under the same ID, and the
+// other way round.
+func TestImagesTravel(t *testing.T) {
+	docker := oracle(t)
+	run := func(e *engine.Engine, args ...string) string {
+		t.Helper()
+		r := must(t, e.StockCLI(args...))
+		if r.Code != 0 {
+			t.Fatal(r)
+		}
+		return r.Out
+	}
+	dir := t.TempDir()
+	for _, way := range []struct{ from, to *engine.Engine }{{gantry, docker}, {docker, gantry}} {
+		name := "travel-" + way.from.Name
+		run(way.from, "run", "--name", name, "--network", "none", "--cap-add", "MKNOD", "debian", "sh", "-c", everything)
+		run(way.from, "commit", "-c", "ENV T=1", name, name)
+		want := run(way.from, "run", "--rm", "--network", "none", name, "sh", "-c", look)
+		run(way.from, "rm", name)
+		file, again := filepath.Join(dir, name+".tar"), filepath.Join(dir, name+"-again.tar")
+		run(way.from, "save", "-o", file, name)
+		id := run(way.from, "inspect", "-f", "{{.Id}} {{json .RootFS.Layers}}", name)
+		if way.from == gantry {
+			run(way.from, "save", "-o", again, name)
+			a, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(again)
+			if err != nil || string(a) != string(b) {
+				t.Errorf("saved twice, the archives differ (%v)", err)
+			}
+			skopeo(t, file, dir)
+		}
+		run(way.to, "load", "-i", file)
+		if got := run(way.to, "inspect", "-f", "{{.Id}} {{json .RootFS.Layers}}", name); got != id {
+			t.Errorf("from %s to %s: the image is another: %s, was %s", way.from.Name, way.to.Name, got, id)
+		}
+		if got := run(way.to, "run", "--rm", "--network", "none", name, "sh", "-c", look); got != want {
+			t.Errorf("from %s to %s:\n%s\nwas\n%s", way.from.Name, way.to.Name, got, want)
+		}
+		run(way.from, "rmi", name)
+		run(way.to, "rmi", name)
+	}
+}
+
+// skopeo reads the archive both as a layout and as a docker-archive.
+func skopeo(t *testing.T, file, dir string) {
+	t.Helper()
+	program, err := exec.LookPath("skopeo")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Log("skopeo is not here")
+		return
+	}
+	for _, kind := range []string{"oci-archive:", "docker-archive:"} {
+		if r := must(t, exec.Command(program, "inspect", "--config", kind+file)); r.Code != 0 || !strings.Contains(r.Out, `"T=1"`) {
+			t.Error(r)
+		}
+		if r := must(t, exec.Command(program, "--insecure-policy", "copy", kind+file, "dir:"+filepath.Join(dir, "copy"))); r.Code != 0 {
+			t.Error(r)
+		}
 	}
 }
