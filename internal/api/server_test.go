@@ -125,7 +125,7 @@ func TestVersions(t *testing.T) {
 		{"/vx/_ping", 404, `{"message":"page not found"}` + "\n"},
 		{"/v1.41", 404, `{"message":"page not found"}` + "\n"},
 		{"/containers//json", 404, `{"message":"page not found"}` + "\n"},
-		{"/containers/x/top", 501, `{"message":"top is not implemented yet in Gantry"}` + "\n"},
+		{"/containers/x/checkpoints", 501, `{"message":"checkpoint is not implemented yet in Gantry"}` + "\n"},
 	} {
 		resp, body := do(t, c, "GET", x.path, "")
 		if resp.StatusCode != x.status || body != x.body {
