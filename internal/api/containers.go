@@ -1,8 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +57,7 @@ func summarize(x *container.Snapshot, now time.Time) types.Summary {
 		ImageID:         x.Image.ID.String(),
 		Command:         commandLine(x.Path, x.Args),
 		Created:         x.Created.Unix(),
-		Ports:           []types.PortSummary{},
+		Ports:           portSummary(x),
 		Labels:          x.Config.Labels,
 		State:           types.ContainerState(x.Status.String()),
 		Status:          x.StatusText(now),
@@ -85,18 +88,49 @@ func commandLine(path string, args []string) string {
 	return b.String()
 }
 
-// networks returns the container's endpoints by the network's name. Until networks come there is at most the one
-// that its mode names.
+// networks returns the container's endpoints by the network's name.
 func networks(x *container.Snapshot) map[string]*network.EndpointSettings {
-	mode := x.HostConfig.NetworkMode
-	if mode.IsContainer() {
-		return map[string]*network.EndpointSettings{}
+	out := map[string]*network.EndpointSettings{}
+	for name, e := range x.Connected() {
+		if e == nil {
+			e = &network.EndpointSettings{}
+		}
+		out[name] = e
 	}
-	name := string(mode)
-	if name == "" || name == "default" {
-		name = "none"
+	return out
+}
+
+// portMap is what is published, and with null what could be: the ports exposed by a container that runs.
+func portMap(x *container.Snapshot) network.PortMap {
+	out := network.PortMap{}
+	if !x.Status.Alive() {
+		return out
 	}
-	return map[string]*network.EndpointSettings{name: {}}
+	if !x.HostConfig.NetworkMode.IsHost() && !x.HostConfig.NetworkMode.IsContainer() && !x.HostConfig.NetworkMode.IsNone() {
+		for p := range x.Config.ExposedPorts {
+			out[p] = nil
+		}
+	}
+	maps.Copy(out, x.Ports)
+	return out
+}
+
+// portSummary is portMap as `ps` shows it.
+func portSummary(x *container.Snapshot) []types.PortSummary {
+	out := []types.PortSummary{}
+	for p, bindings := range portMap(x) {
+		if len(bindings) == 0 {
+			out = append(out, types.PortSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
+		}
+		for _, b := range bindings {
+			host, _ := strconv.ParseUint(b.HostPort, 10, 16)
+			out = append(out, types.PortSummary{IP: b.HostIP, PrivatePort: p.Num(), PublicPort: uint16(host), Type: string(p.Proto())})
+		}
+	}
+	slices.SortFunc(out, func(a, b types.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type), a.IP.Compare(b.IP), cmp.Compare(a.PublicPort, b.PublicPort))
+	})
+	return out
 }
 
 // stamp is how Docker writes a time; the zero time is year 1, which clients test for.
@@ -154,7 +188,7 @@ func inspect(x *container.Snapshot) *containerInspect {
 		Config:     &inspectConfig{Config: x.Config},
 		HostConfig: &hostConfig{HostConfig: x.HostConfig},
 		NetworkSettings: &networkSettings{NetworkSettings: types.NetworkSettings{
-			Ports:    network.PortMap{},
+			Ports:    portMap(x),
 			Networks: networks(x),
 		}},
 	}

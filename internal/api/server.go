@@ -22,12 +22,14 @@ import (
 	"gantry/internal/events"
 	"gantry/internal/image"
 	"gantry/internal/kernel/peer"
+	"gantry/internal/network"
 )
 
 // Deps is what a Server needs.
 type Deps struct {
 	Containers *container.Service
 	Images     *image.Service
+	Networks   *network.Service // nil: none can be made
 	Events     *events.Bus
 	Host       Host
 	Registries Registries // nil: no registry is talked to

@@ -88,7 +88,7 @@ func (s *Server) info(c *call) error {
 		DriverStatus: [][2]string{{"Backing Filesystem", "overlayfs, mounted by the container's init"}},
 		Plugins: system.PluginsInfo{
 			Volume:  []string{"local"},
-			Network: []string{"host", "null"},
+			Network: s.networkDrivers(),
 			Log:     []string{"json-file", "none"},
 		},
 		MemoryLimit:        h.MemoryLimit,

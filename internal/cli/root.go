@@ -8,6 +8,7 @@ import (
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/container"
 	"gantry/internal/cli/image"
+	"gantry/internal/cli/network"
 	"gantry/internal/cli/registry"
 	"gantry/internal/cli/system"
 )
@@ -17,11 +18,14 @@ func groups() []*command.Group {
 	return []*command.Group{
 		{Name: "container", Short: "Manage containers", Commands: []*command.Command{
 			container.Attach, container.Commit, container.Copy, container.Create, container.Diff, container.Exec, container.Export, container.Inspect,
-			container.Kill, container.Logs, container.List, container.Pause, container.Prune, container.Rename, container.Restart, container.Remove,
+			container.Kill, container.Logs, container.List, container.Pause, container.Port, container.Prune, container.Rename, container.Restart, container.Remove,
 			container.Run, container.Start, container.Stop, container.Top, container.Unpause, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
 			image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag,
+		}},
+		{Name: "network", Short: "Manage networks", Commands: []*command.Command{
+			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
 			system.DiskUsage, system.Events, system.Info,

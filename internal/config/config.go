@@ -11,9 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
+
+	"gantry/internal/network/ipam"
 )
 
 // DefaultFile is read when it exists; a file named by --config-file must.
@@ -32,15 +35,21 @@ type Config struct {
 	LogLevel string // debug, info, warn, error, fatal
 	Labels   []string
 
-	CgroupParent  string
-	Ulimits       map[string]Ulimit
-	LogDriver     string
-	LogOpts       map[string]string
-	Init          bool
-	ShmSize       int64 // bytes
-	IpcMode       string
-	CgroupnsMode  string // empty: private on cgroup v2, host on v1
-	LiveRestore   bool
+	CgroupParent string
+	Ulimits      map[string]Ulimit
+	LogDriver    string
+	LogOpts      map[string]string
+	Init         bool
+	ShmSize      int64 // bytes
+	IpcMode      string
+	CgroupnsMode string // empty: private on cgroup v2, host on v1
+	LiveRestore  bool
+
+	Bridge       string       // interface of the default network; "": the engine's own, "none": no default network
+	BIP          netip.Prefix // its address and subnet; invalid: chosen
+	MTU          int          // bytes; 0: the uplink's
+	AddressPools []ipam.Pool  // nil: Docker's
+
 	groupFromUser bool
 
 	InsecureRegistries []string            // hosts and networks that plain HTTP will do for
@@ -58,11 +67,14 @@ type Ulimit struct {
 
 func defaults() *Config {
 	return &Config{
-		File: DefaultFile, DataRoot: "/var/lib/gantry", ExecRoot: "/run/gantry", Pidfile: "/run/gantry.pid", Group: "gantry",
+		File: DefaultFile, DataRoot: "/var/lib/gantry", ExecRoot: DefaultExecRoot, Pidfile: "/run/gantry.pid", Group: "gantry",
 		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true,
 		Ulimits: map[string]Ulimit{}, LogOpts: map[string]string{}, Mirrors: map[string][]string{},
 	}
 }
+
+// DefaultExecRoot is where execution state is kept.
+const DefaultExecRoot = "/run/gantry"
 
 // DefaultHost is listened on when no host is given.
 const DefaultHost = "unix:///run/gantry.sock"

@@ -3,10 +3,13 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"gantry/internal/network/ipam"
 )
 
 // kind is how a setting's value is written.
@@ -142,6 +145,33 @@ var options = []*option{
 		set: oneOf("default IPC mode", func(c *Config) *string { return &c.IpcMode }, "private", "shareable")},
 	{flag: "default-cgroupns-mode", key: "default-cgroupns-mode", arg: "mode", help: "Default cgroup namespace mode of containers: host, private",
 		set: oneOf("default cgroup namespace mode", func(c *Config) *string { return &c.CgroupnsMode }, "host", "private")},
+	{flag: "bridge", short: 'b', key: "bridge", arg: "name", help: "Bridge of the default network; \"none\" is to have none", set: str(func(c *Config) *string { return &c.Bridge })},
+	{flag: "bip", key: "bip", arg: "cidr", help: "Address and subnet of the default network's bridge", set: func(c *Config, v []string) (err error) {
+		c.BIP = netip.Prefix{}
+		if v[0] != "" {
+			c.BIP, err = netip.ParsePrefix(v[0])
+		}
+		return err
+	}},
+	{flag: "mtu", key: "mtu", kind: size, arg: "bytes", help: "MTU of containers' interfaces (default that of the host's uplink)", set: func(c *Config, v []string) error {
+		n, err := strconv.Atoi(v[0])
+		if err != nil || n < 0 || n > 65535 {
+			return fmt.Errorf("invalid MTU: %s", v[0])
+		}
+		c.MTU = n
+		return nil
+	}},
+	{flag: "default-address-pool", kind: list, arg: "list", help: "Where networks get their subnets from: base=10.10.0.0/16,size=24", set: func(c *Config, v []string) error {
+		c.AddressPools = nil
+		for _, s := range v {
+			p, err := ipam.ParsePool(s)
+			if err != nil {
+				return err
+			}
+			c.AddressPools = append(c.AddressPools, p)
+		}
+		return nil
+	}},
 	{flag: "live-restore", key: "live-restore", kind: boolean, help: "Accepted for dockerd's sake: containers always outlive the engine", set: func(c *Config, v []string) error {
 		err := flag(func(c *Config) *bool { return &c.LiveRestore })(c, v)
 		if err == nil && !c.LiveRestore {

@@ -52,12 +52,19 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 	if err := checkHostConfig(host); err != nil {
 		return nil, nil, err
 	}
-	if n := r.Networking; n != nil {
-		for net := range n.EndpointsConfig {
-			if m := string(host.NetworkMode); net != m && net != "default" && net != "none" && net != "host" {
-				return nil, nil, errs.NotImplemented.Errorf("network %s: networks are not supported yet; use --network none, host or container:<name|id>", net)
-			}
+	if host.NetworkMode.IsDefault() && s.Networks != nil {
+		name, err := s.Connector.Name("default")
+		if err != nil {
+			return nil, nil, err
 		}
+		host.NetworkMode = api.NetworkMode(name)
+	}
+	endpoints, err := s.endpoints(host, r.Networking)
+	if err != nil {
+		return nil, nil, err
+	}
+	if endpoints, err = s.named(endpoints); err != nil {
+		return nil, nil, err
 	}
 	img, err := s.Images.Image(ctx, user.Image)
 	if err != nil {
@@ -114,8 +121,14 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 	}
 	argv := append(append([]string(nil), config.Entrypoint...), config.Cmd...)
 	img.Config = platformOnly(&img.Config)
-	return &Snapshot{ID: id, Name: name, Created: time.Now().UTC(), Image: img, Config: config, HostConfig: host,
-		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts}, warnings, nil
+	snap := &Snapshot{ID: id, Name: name, Created: time.Now().UTC(), Image: img, Config: config, HostConfig: host,
+		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts, Wanted: endpoints}
+	if s.private(snap) {
+		if err := s.Networks.Check(snap.request()); err != nil {
+			return nil, nil, err
+		}
+	}
+	return snap, warnings, nil
 }
 
 // platformOnly drops what has been merged into the container's own configuration: ten thousand containers

@@ -34,6 +34,8 @@ type Options struct {
 	Cgroups   *cgroup.Host
 	Home      *cgroup.Group // the supervisor's own
 	Builder   *runtime.Builder
+	Networks  Networks  // nil: none
+	Connector Connector // nil without Networks
 	OpenLog   LogOpener
 	Events    Events
 	Log       *slog.Logger
@@ -214,6 +216,7 @@ func (s *Service) exited(e supervisor.Exit) {
 	case x != nil:
 		x.ended(e)
 	default:
+		s.leave(e.ID)
 		s.forget(e.ID)
 	}
 }

@@ -52,6 +52,7 @@ func (c *container) ended(e supervisor.Exit) {
 	kept := *l
 	kept.Exit, kept.OOM, kept.Manual = &e, c.now.OOMKilled, c.manual
 	err := s.writeLive(c.id, &kept)
+	s.leave(c.id) // first: who hears of the end may want the port
 	c.announce(ran)
 	if err != nil {
 		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
@@ -92,6 +93,7 @@ func (c *container) settle(e supervisor.Exit, oom bool) time.Duration {
 		c.now.Error = "exit code unknown: both the engine and the supervisor that held the process were gone when it ended"
 	}
 	c.now.Pid, c.now.live = 0, nil
+	c.connected(nil)
 	event := Ended
 	if !c.restart && c.remove == nil && restarts(c.now.HostConfig.RestartPolicy, c.now.ExitCode, c.now.RestartCount, c.manual) {
 		event = EndedAgain

@@ -2,10 +2,13 @@ package container
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	api "github.com/moby/moby/api/types/container"
@@ -13,7 +16,7 @@ import (
 
 // writeFiles writes hostname, hosts and resolv.conf, which are bound over the image's, and returns the directory
 // they lie in. They are written in place, not replaced: a container that has them bound would keep the old ones.
-func (c *container) writeFiles() (string, error) {
+func (c *container) writeFiles(net *Connection) (string, error) {
 	if err := os.Mkdir(filepath.Join(c.dir, "rootfs"), 0o755); err != nil && !os.IsExist(err) {
 		return "", err
 	}
@@ -30,10 +33,11 @@ func (c *container) writeFiles() (string, error) {
 		}
 		return other.dir, nil
 	}
-	hosts, err := hostsFile(h, c.now.Config)
+	hosts, err := hostsFile(h, c.now.Config, c.s.hostGateway)
 	if err != nil {
 		return "", err
 	}
+	hosts = append(hosts, ownHosts(net, c.now.Config)...)
 	for _, f := range []struct {
 		name string
 		data []byte
@@ -53,7 +57,36 @@ ff02::1	ip6-allnodes
 ff02::2	ip6-allrouters
 `
 
-func hostsFile(h *api.HostConfig, c *api.Config) ([]byte, error) {
+// ownHosts are the lines of a container's own addresses.
+func ownHosts(net *Connection, c *api.Config) []byte {
+	var b bytes.Buffer
+	if net == nil || c.Hostname == "" {
+		return nil
+	}
+	names := c.Hostname
+	if c.Domainname != "" {
+		names = c.Hostname + "." + c.Domainname + " " + c.Hostname
+	}
+	for _, name := range slices.Sorted(maps.Keys(net.Endpoints)) {
+		e := net.Endpoints[name]
+		for _, a := range []netip.Addr{e.IPAddress, e.GlobalIPv6Address} {
+			if a.IsValid() {
+				fmt.Fprintf(&b, "%s\t%s\n", a, names)
+			}
+		}
+	}
+	return b.Bytes()
+}
+
+// hostGateway is what host-gateway stands for.
+func (s *Service) hostGateway() (netip.Addr, error) {
+	if s.Connector == nil {
+		return netip.Addr{}, errors.New("unable to derive the IP value for host-gateway")
+	}
+	return s.Connector.HostGateway()
+}
+
+func hostsFile(h *api.HostConfig, c *api.Config, gateway func() (netip.Addr, error)) ([]byte, error) {
 	var b bytes.Buffer
 	if h.NetworkMode.IsHost() {
 		own, err := os.ReadFile("/etc/hosts")
@@ -71,6 +104,11 @@ func hostsFile(h *api.HostConfig, c *api.Config) ([]byte, error) {
 		x, err := parseExtraHost(e)
 		if err != nil {
 			return nil, err
+		}
+		if !x.addr.IsValid() {
+			if x.addr, err = gateway(); err != nil {
+				return nil, err
+			}
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", x.addr, x.name)
 	}

@@ -153,16 +153,9 @@ func checkNetwork(h *api.HostConfig) error {
 		if m.ConnectedContainer() == "" {
 			return errs.Invalid.Errorf("Invalid network mode: invalid container format container:<name|id>")
 		}
-	default:
-		return errs.NotImplemented.Errorf("network %s: networks are not supported yet; use --network none, host or container:<name|id>", m)
 	}
-	for _, b := range h.PortBindings {
-		if len(b) > 0 && !h.NetworkMode.IsHost() {
-			return errs.NotImplemented.Errorf("publishing ports is not supported yet: run it with --network host, where its ports are the host's")
-		}
-	}
-	if h.PublishAllPorts && !h.NetworkMode.IsHost() {
-		return errs.NotImplemented.Errorf("publishing ports is not supported yet: run it with --network host, where its ports are the host's")
+	if m := h.NetworkMode; m.IsContainer() && (len(h.PortBindings) > 0 || h.PublishAllPorts) {
+		return errs.Invalid.Errorf("conflicting options: port publishing and the container type network mode")
 	}
 	if m := h.NetworkMode; m.IsContainer() && (len(h.ExtraHosts) > 0 || len(h.DNS) > 0) {
 		if len(h.ExtraHosts) > 0 {
@@ -251,8 +244,8 @@ func parseExtraHost(s string) (host, error) {
 	if !ok || name == "" {
 		return host{}, errs.Invalid.Errorf("bad format for add-host: %q", s)
 	}
-	if ip == "host-gateway" {
-		return host{}, errs.NotImplemented.Errorf("host-gateway is not supported yet: there is no bridge network whose gateway it could be")
+	if ip == "host-gateway" && !strings.ContainsAny(name, " \t\r\n#") {
+		return host{name: name}, nil // its address is known when the container starts
 	}
 	if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
 		ip = ip[1 : len(ip)-1]

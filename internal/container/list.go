@@ -115,7 +115,14 @@ func (s *Service) matcher(o *ListOptions, all []Snapshot) (func(int) bool, error
 		})
 	}
 	if v := f["network"]; len(v) > 0 {
-		add(func(c *Snapshot) bool { return slices.Contains(v, NetworkName(c)) })
+		add(func(c *Snapshot) bool {
+			for name, e := range c.Connected() {
+				if slices.Contains(v, name) || e != nil && e.NetworkID != "" && slices.ContainsFunc(v, func(x string) bool { return len(x) > 0 && strings.HasPrefix(e.NetworkID, x) }) {
+					return true
+				}
+			}
+			return false
+		})
 	}
 	for _, key := range []string{"publish", "expose"} {
 		v := f[key]
@@ -170,17 +177,6 @@ func (s *Service) matcher(o *ListOptions, all []Snapshot) (func(int) bool, error
 		}
 		return true
 	}, nil
-}
-
-// NetworkName is the name of the network a container is in, or "" when it shares another container's.
-func NetworkName(c *Snapshot) string {
-	switch m := c.HostConfig.NetworkMode; {
-	case m.IsHost():
-		return "host"
-	case m.IsContainer():
-		return ""
-	}
-	return "none"
 }
 
 func (s *Service) indexOf(ref string, all []Snapshot) (int, error) {

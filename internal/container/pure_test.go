@@ -280,10 +280,9 @@ func TestHostConfig(t *testing.T) {
 	}{
 		{api.HostConfig{AutoRemove: true, RestartPolicy: api.RestartPolicy{Name: "always"}}, errs.Invalid, "can't create 'AutoRemove' container with restart policy"},
 		{api.HostConfig{RestartPolicy: api.RestartPolicy{Name: "sometimes"}}, errs.Invalid, "unknown policy"},
-		{api.HostConfig{NetworkMode: "bridge"}, errs.NotImplemented, "networks are not supported yet"},
-		{api.HostConfig{NetworkMode: "mine"}, errs.NotImplemented, "networks are not supported yet"},
-		{api.HostConfig{PortBindings: network.PortMap{port: {{}}}}, errs.NotImplemented, "publishing ports"},
-		{api.HostConfig{PublishAllPorts: true}, errs.NotImplemented, "publishing ports"},
+		{api.HostConfig{NetworkMode: "container:"}, errs.Invalid, "invalid container format container:<name|id>"},
+		{api.HostConfig{NetworkMode: "container:x", PortBindings: network.PortMap{port: {{}}}}, errs.Invalid, "conflicting options: port publishing and the container type network mode"},
+		{api.HostConfig{NetworkMode: "container:x", PublishAllPorts: true}, errs.Invalid, "port publishing"},
 		{api.HostConfig{IpcMode: "bogus"}, errs.Invalid, "invalid IPC mode"},
 		{api.HostConfig{PidMode: "container:"}, errs.Invalid, "invalid PID mode"},
 		{api.HostConfig{UTSMode: "x"}, errs.Invalid, "invalid UTS mode"},
@@ -294,7 +293,7 @@ func TestHostConfig(t *testing.T) {
 		{api.HostConfig{Resources: api.Resources{CpusetCpus: "0-"}}, errs.Invalid, "Invalid value 0- for cpuset cpus"},
 		{api.HostConfig{LogConfig: api.LogConfig{Type: "syslog"}}, errs.Invalid, "no log driver named 'syslog'"},
 		{api.HostConfig{LogConfig: api.LogConfig{Config: map[string]string{"max-siz": "1"}}}, errs.Invalid, "unknown log opt 'max-siz'"},
-		{api.HostConfig{ExtraHosts: []string{"a:host-gateway"}}, errs.NotImplemented, "host-gateway"},
+		{api.HostConfig{ExtraHosts: []string{"a b:host-gateway"}}, errs.Invalid, "invalid IP address in add-host"},
 		{api.HostConfig{ExtraHosts: []string{"a:1.2.3"}}, errs.Invalid, "invalid IP address in add-host"},
 		{api.HostConfig{ExtraHosts: []string{"a"}}, errs.Invalid, "bad format for add-host"},
 	} {

@@ -152,6 +152,7 @@ func (c *container) reconcile(p *supervisor.Process, l *live, j *left) (start bo
 	s := c.s
 	if j != nil && j.Op == opStart && p == nil {
 		// The launch had not come about, or nobody holds it any more: undo.
+		c.s.leave(c.id)
 		if j.reached("cgroup") {
 			s.removeCgroup(c.id, j.Parent, nil)
 		}
@@ -238,6 +239,9 @@ func startsAtBoot(s *Snapshot, manual bool) bool {
 func (c *container) adopt(l *live) {
 	c.now.Status = Running
 	c.now.live, c.now.Pid, c.now.StartedAt = l, l.Pid, l.Started.UTC()
+	if c.s.Networks != nil {
+		c.connected(c.s.Networks.Of(c.id))
+	}
 	c.now.RestartCount = max(c.now.RestartCount, l.Restarts)
 	c.now.ExitCode, c.now.Error, c.now.OOMKilled, c.now.FinishedAt = 0, "", false, time.Time{}
 	c.publish()
@@ -251,6 +255,7 @@ func (c *container) endRecovered(e supervisor.Exit, oom bool) {
 	if err := c.s.writeLive(c.id, kept); err != nil {
 		c.s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	}
+	c.s.leave(c.id)
 	c.announce(ran)
 	c.s.removeCgroup(c.id, c.s.cgroupParent(&c.now), dirs)
 	c.saveEnd(kept)

@@ -52,9 +52,14 @@ type Snapshot struct {
 	RestartCount int
 	Execs        []string // IDs of those not yet ended
 	Mounts       []api.MountPoint
-	LogPath      string
-	Dir          string // holds hostname, hosts, resolv.conf
-	AppArmor     string
+	// Wanted are the networks that the container is meant for, with what is asked of each; Endpoints and Ports are what
+	// came of it while it runs.
+	Wanted    map[string]*network.EndpointSettings
+	Endpoints map[string]*network.EndpointSettings
+	Ports     network.PortMap
+	LogPath   string
+	Dir       string // holds hostname, hosts, resolv.conf
+	AppArmor  string
 
 	live *live // nil when nothing runs
 }

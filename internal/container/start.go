@@ -108,7 +108,19 @@ func (c *container) launch() error {
 		l     = &live{Restarts: c.now.RestartCount}
 		group *cgroup.Group
 	)
+	var net *Connection
+	defer func() {
+		if net != nil {
+			net.Done()
+		}
+	}()
 	err = j.run([]step{
+		{"network", func() (err error) {
+			if net, err = c.join(); net != nil {
+				plan.Netns = net.Path
+			}
+			return err
+		}, func() { s.leave(c.id) }},
 		{"files", func() (err error) {
 			if plan.Overlay, err = s.Layers.Overlay(c.now.Image.ChainID, c.id); err != nil {
 				return err
@@ -119,7 +131,7 @@ func (c *container) launch() error {
 			if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, logAttrs(c.now.HostConfig.LogConfig, c.now.Config)); err != nil {
 				return err
 			}
-			plan.Files, err = c.writeFiles()
+			plan.Files, err = c.writeFiles(net)
 			return err
 		}, nil}, // what it wrote is part of the container's directory
 		{"cgroup", func() (err error) {
@@ -143,6 +155,7 @@ func (c *container) launch() error {
 	if err != nil {
 		return err
 	}
+	c.connected(net)
 	c.running(l)
 	c.saveBehind(nil)
 	j.end()

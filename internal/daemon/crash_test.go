@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"gantry/internal/container"
+	"gantry/internal/network"
 )
 
 // busybox returns an image, as `docker save` writes it, of the host's static busybox.
@@ -66,7 +67,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	e.start()
 	e.must("POST", "/images/load", image, nil)
 	e.stop()
-	for _, point := range container.Failpoints() {
+	for _, point := range append(container.Failpoints(), network.Failpoints()...) {
 		for _, autoRemove := range []bool{false, true} {
 			name := point
 			if autoRemove {
@@ -87,7 +88,8 @@ func crashAt(e *testEngine, point string, autoRemove bool) {
 	for k, v := range stubborn {
 		config[k] = v
 	}
-	config["HostConfig"] = map[string]any{"NetworkMode": "none", "AutoRemove": autoRemove}
+	config["HostConfig"] = map[string]any{"NetworkMode": "bridge", "AutoRemove": autoRemove,
+		"PortBindings": map[string]any{"80/tcp": []any{map[string]any{"HostPort": "18080"}}}}
 	e.start("GANTRY_FAILPOINT=" + point)
 	dead := false
 	for _, c := range []struct {
@@ -135,7 +137,8 @@ func crashAt(e *testEngine, point string, autoRemove bool) {
 		whole(e, list[0].ID)
 	}
 	// Free: it can be made anew.
-	e.must("POST", "/containers/create?name=victim", stubborn, nil)
+	config["HostConfig"].(map[string]any)["AutoRemove"] = false
+	e.must("POST", "/containers/create?name=victim", config, nil)
 	e.must("POST", "/containers/victim/start", nil, nil)
 	e.must("DELETE", "/containers/victim?force=1", nil, nil)
 	e.stop() // waits for what follows replies

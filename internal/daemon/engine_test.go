@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"gantry/internal/kernel/cgroup"
+	"gantry/internal/kernel/netns"
 )
 
 // The test binary is the engine, too: a crash needs a process of its own. With engineEnv set, which names the
@@ -61,6 +62,7 @@ type testEngine struct {
 	root   string
 	parent string
 	cmd    *exec.Cmd
+	net    *netns.Namespace // the engine's host network: the bridges it makes are not the host's
 	ended  chan error
 	http   *http.Client
 }
@@ -78,6 +80,10 @@ func newEngine(t testing.TB) *testEngine {
 		t.Fatal(err)
 	}
 	e := &testEngine{t: t, root: root, parent: "/" + filepath.Base(root)}
+	if e.net, err = netns.New(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.net.Close() })
 	e.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(root, "s"))
@@ -99,7 +105,7 @@ func (e *testEngine) start(env ...string) {
 		"-H", "unix://"+e.root+"/s", "--cgroup-parent", e.parent, "--config-file", "", "-l", "warn")
 	e.cmd.Env = append(append(os.Environ(), engineEnv+"="+programDir, "NOTIFY_SOCKET="+e.root+"/notify"), env...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
-	if err := e.cmd.Start(); err != nil {
+	if err := e.net.Do(e.cmd.Start); err != nil {
 		e.t.Fatal(err)
 	}
 	e.ended = make(chan error, 1)
@@ -261,7 +267,7 @@ func (e *testEngine) reboot() {
 
 // leftovers lists what is there besides an engine that has no containers.
 func (e *testEngine) leftovers() (list []string) {
-	for _, dir := range []string{"data/containers", "exec/journal", "exec/containers", "exec/exits"} {
+	for _, dir := range []string{"data/containers", "exec/journal", "exec/containers", "exec/exits", "exec/network"} {
 		entries, _ := os.ReadDir(filepath.Join(e.root, dir))
 		for _, x := range entries {
 			list = append(list, dir+"/"+x.Name())
@@ -281,6 +287,15 @@ func (e *testEngine) leftovers() (list []string) {
 			if x.IsDir() && !strings.HasPrefix(x.Name(), "supervisor-") {
 				list = append(list, filepath.Join(dir, x.Name()))
 			}
+		}
+	}
+	links, err := e.net.Links().List()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Kind == "veth" {
+			list = append(list, "interface "+l.Name)
 		}
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")

@@ -27,6 +27,7 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/kernel/cgroup"
 	"gantry/internal/layer"
+	"gantry/internal/network"
 	"gantry/internal/remote"
 	"gantry/internal/runtime"
 	"gantry/internal/runtime/programs"
@@ -43,6 +44,7 @@ type engine struct {
 	images     *image.Service
 	remote     *remote.Client
 	containers *container.Service
+	networks   *network.Service // nil where the kernel lets us make none
 	keeper     *supervisor.Keeper
 	closers    []func() error // in the order of opening
 }
@@ -91,13 +93,19 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	if err != nil {
 		return e, err
 	}
-	e.containers, err = container.Open(ctx, container.Options{
+	if err := e.openNetworks(ctx, cfg, st, log); err != nil {
+		return e, err
+	}
+	opts := container.Options{
 		Root: filepath.Join(cfg.DataRoot, "containers"), Run: cfg.ExecRoot,
 		State: st, Images: images{e.images}, Layers: layers, Sizer: sizer{layers},
 		Processes: keeper, Cgroups: e.cgroups, Home: home, Builder: builder,
 		OpenLog: openLog, Events: e.events, Log: log, Defaults: defaults(cfg, e.cgroups),
-	})
-	if err != nil {
+	}
+	if e.networks != nil {
+		opts.Networks, opts.Connector = networks{e.networks}, networks{e.networks}
+	}
+	if e.containers, err = container.Open(ctx, opts); err != nil {
 		return e, err
 	}
 	e.closing(func() error { e.containers.Close(); return nil })
@@ -198,7 +206,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
 }
 
 // supervisor tells which supervisor serves.

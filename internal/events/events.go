@@ -90,6 +90,11 @@ func (b *Bus) Image(action string, id digest.Digest, name string, labels map[str
 	b.publish(api.ImageEventType, action, id.String(), attrs)
 }
 
+// Network publishes what happened to a network. attrs should hold "name" and "type".
+func (b *Bus) Network(action, id string, attrs map[string]string) {
+	b.publish(api.NetworkEventType, action, id, attrs)
+}
+
 // Daemon publishes what happened to the engine.
 func (b *Bus) Daemon(action, id string, attrs map[string]string) {
 	b.publish(api.DaemonEventType, action, id, attrs)

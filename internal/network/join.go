@@ -122,12 +122,12 @@ func (s *Service) lease(r *JoinRequest) (*joined, error) {
 		wishes = append(wishes, wish{n, want})
 	}
 	// The order of the interfaces: the mode's network first.
+	first, _ := s.find(r.First)
 	slices.SortFunc(wishes, func(a, b wish) int {
-		af, bf := a.n.Name == r.First || a.n.ID == r.First, b.n.Name == r.First || b.n.ID == r.First
-		if af != bf {
-			if af {
-				return -1
-			}
+		switch {
+		case a.n == first:
+			return -1
+		case b.n == first:
 			return 1
 		}
 		return cmp.Compare(a.n.Name, b.n.Name)
@@ -243,7 +243,7 @@ func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	failpoint.Hit("network-leased")
+	failpoint.Hit("network.leased")
 	gateway := j.gateway()
 	if gateway != nil {
 		requests, err := portRequests(r, hostBinding(nets[gateway.Network], s.HostIP))
@@ -264,7 +264,7 @@ func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
 			}
 		}
 	}
-	failpoint.Hit("network-reserved")
+	failpoint.Hit("network.reserved")
 	ns, err := s.New()
 	if err != nil {
 		return nil, err
@@ -274,14 +274,19 @@ func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
 			ns.Close()
 			return nil, err
 		}
-		failpoint.Hit("network-plugged")
+		failpoint.Hit("network.plugged")
 	}
 	if err := s.table.Publish(j.published()); err != nil {
 		ns.Close()
 		return nil, err
 	}
-	failpoint.Hit("network-published")
+	failpoint.Hit("network.published")
 	return ns, nil
+}
+
+// Failpoints lists the places where a test may kill the engine while it connects a container (package failpoint).
+func Failpoints() []string {
+	return []string{"network.leased", "network.reserved", "network.plugged", "network.published"}
 }
 
 // made are the networks of j, ready.

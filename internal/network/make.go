@@ -1,6 +1,7 @@
 package network
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"gantry/internal/errs"
 	"gantry/internal/kernel/link"
 	"gantry/internal/network/firewall"
+	"gantry/internal/network/ipam"
 )
 
 // ensure makes what stands for a network on the host, unless it is there. A bridge that is there already, the user's
@@ -39,7 +41,10 @@ func (s *Service) ensure(n *network) error {
 	}
 	l, err := links.Find(n.BridgeName)
 	if errors.Is(err, link.ErrNotFound) {
-		err = links.AddBridge(&link.Bridge{Name: n.BridgeName, MTU: n.mtu, Addrs: addrs})
+		var seed [4]byte
+		rand.Read(seed[:])
+		// One of its own: else it would change as containers come and go, and with it their gateway's.
+		err = links.AddBridge(&link.Bridge{Name: n.BridgeName, MTU: n.mtu, MAC: ipam.MAC(n.subnets[0].Gateway, seed), Addrs: addrs})
 		if err == nil {
 			l, err = links.Find(n.BridgeName)
 		}

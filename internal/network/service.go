@@ -243,6 +243,17 @@ func (s *Service) event(n *network, action string, more ...string) {
 	s.Events.Network(action, n.ID, attrs)
 }
 
+// Name returns the full name of the network ref; "default" is that of containers that name none.
+func (s *Service) Name(ref string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(ref)
+	if err != nil {
+		return "", err
+	}
+	return n.Name, nil
+}
+
 // HostGateway is what host-gateway stands for in --add-host: the address of the host in the default network.
 func (s *Service) HostGateway() (netip.Addr, error) {
 	s.mu.Lock()

@@ -375,7 +375,7 @@ func crash(dir string) {
 func TestKilledAtEveryStep(t *testing.T) {
 	h := newHost(t)
 	h.close()
-	for _, point := range []string{"network-leased", "network-reserved", "network-plugged", "network-published"} {
+	for _, point := range Failpoints() {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID="+ids.New(), "GANTRY_FAILPOINT="+point)
 		if err := h.Lab.Host.Do(cmd.Start); err != nil {

@@ -38,6 +38,8 @@ func namespaces(in *Input) (*spaces, error) {
 			return nil, err
 		}
 		ns.join = append(ns.join, spec.Join{Type: "net", Of: p})
+	case in.Netns != "":
+		ns.join = append(ns.join, spec.Join{Type: "net", Path: in.Netns})
 	default:
 		ns.clone |= unix.CLONE_NEWNET
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"gantry/internal/kernel/netns"
 )
 
 // Engine is one running engine. Its files lie below Root.
@@ -26,8 +28,9 @@ type Engine struct {
 	// Program is the gantry to start and whose command line to use; it may be changed between two starts.
 	Program string
 
-	args []string
-	cmd  *exec.Cmd
+	netns *netns.Namespace // a host network of its own, for all its runs; nil where it has another
+	args  []string
+	cmd   *exec.Cmd
 	done chan struct{} // closed when the engine's process has ended
 }
 
@@ -53,7 +56,8 @@ func CgroupParent(root string) string {
 	return "/gantry-" + strings.ReplaceAll(strings.Trim(root, "/"), "/", "-")
 }
 
-// Gantry returns an engine that is not started yet, with everything of it below root.
+// Gantry returns an engine that is not started yet, with everything of it below root. It makes bridges and firewall
+// rules in a network namespace of its own, with nothing in it but loopback, not in the host's.
 func Gantry(root string, flags ...string) *Engine {
 	e := &Engine{Name: "gantry", Root: root, Socket: filepath.Join(root, "gantry.sock"), Log: filepath.Join(root, "daemon.log")}
 	e.Program = filepath.Join(Repo(), "bin", "gantry")
@@ -90,7 +94,16 @@ func (e *Engine) Start(env ...string) error {
 	e.cmd.Env = append(os.Environ(), env...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := e.cmd.Start(); err != nil {
+	start := e.cmd.Start
+	if e.Name == "gantry" && os.Getuid() == 0 {
+		if e.netns == nil {
+			if e.netns, err = netns.New(); err != nil {
+				return err
+			}
+		}
+		start = func() error { return e.netns.Do(e.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return err
 	}
 	done := make(chan struct{})
@@ -133,6 +146,9 @@ func (e *Engine) Ping() error {
 	}
 	return nil
 }
+
+// Inside runs fn on a thread in the engine's host network.
+func (e *Engine) Inside(fn func() error) error { return e.netns.Do(fn) }
 
 // Pid returns the engine's process ID.
 func (e *Engine) Pid() int { return e.cmd.Process.Pid }

@@ -71,6 +71,8 @@ func typed(kind string) any {
 		return &formatter.Container{}
 	case "image":
 		return &image.InspectResponse{}
+	case "network":
+		return &formatter.Network{}
 	}
 	return new(struct{}) // templates go by the JSON
 }

@@ -135,6 +135,12 @@ func (t *Tx) Set(family byte, table string, s *Set) {
 		t.batch.BE32(unix.NFTA_SET_DATA_LEN, s.DataLen)
 	}
 	t.batch.BE32(unix.NFTA_SET_ID, t.setID)
+	// For the nft program: in which order to read the keys' bytes (struct nftnl_udata, NFTNL_UDATA_SET_KEYBYTEORDER).
+	order := uint32(2) // network byte order
+	if s.KeyType&(1<<6-1) == TypeIfname {
+		order = 1 // the machine's
+	}
+	t.batch.Attr(unix.NFTA_SET_USERDATA, append([]byte{0, 4}, Number(order)...))
 }
 
 // Element is an element of a set, or with Data of a map.
