@@ -2,13 +2,14 @@ package daemon
 
 import (
 	"testing"
+	"time"
 
 	"gantry/internal/network/lab"
 )
 
 // listener is a container that answers everybody on port 80 with its name.
 func listener(network string, port string) map[string]any {
-	c := map[string]any{"Image": "busybox", "Cmd": []string{"nc", "-lk", "-p", "80", "-e", "echo", "-n", "it"}}
+	c := map[string]any{"Image": "busybox", "Cmd": []string{"sh", "-c", "trap 'exit 0' TERM; while true; do echo -n it | busybox nc -l -p 80; done"}}
 	host := map[string]any{"NetworkMode": network}
 	if port != "" {
 		host["PortBindings"] = map[string]any{"80/tcp": []any{map[string]any{"HostPort": port}}}
@@ -22,7 +23,7 @@ func (e *testEngine) answers(addr, want string) {
 	e.t.Helper()
 	var got string
 	var err error
-	for range 200 {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got, err = lab.Ask(e.net, "tcp", addr, lab.Silence); err == nil && got == want {
 			return
 		}

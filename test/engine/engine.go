@@ -31,7 +31,7 @@ type Engine struct {
 	netns *netns.Namespace // a host network of its own, for all its runs; nil where it has another
 	args  []string
 	cmd   *exec.Cmd
-	done chan struct{} // closed when the engine's process has ended
+	done  chan struct{} // closed when the engine's process has ended
 }
 
 // Repo returns the top folder of the checkout.
