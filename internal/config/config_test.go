@@ -25,14 +25,16 @@ func TestFile(t *testing.T) {
 	"debug": true, "log-level": "warn", "labels": ["a=b"],
 	"cgroup-parent": "/x", "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 20, "Soft": 10}},
 	"log-driver": "json-file", "log-opts": {"max-size": "1m"}, "init": true,
-	"default-shm-size": "1g", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host", "live-restore": true
+	"default-shm-size": "1g", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host", "live-restore": true,
+	"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://m"], "mirrors": {"quay.io": "https://a, http://b"}
 }`)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(c.Hosts) != 2 || c.Hosts[1] != "tcp://127.0.0.1:2375" || c.DataRoot != "/d" || c.ExecRoot != "/e" || c.Pidfile != "/p" || c.Group != "staff" ||
 		!c.GroupRequired() || !c.Debug || c.LogLevel != "warn" || c.CgroupParent != "/x" || c.Ulimits["nofile"] != (Ulimit{10, 20}) || c.LogOpts["max-size"] != "1m" ||
-		!c.Init || c.ShmSize != 1<<30 || c.IpcMode != "shareable" || c.CgroupnsMode != "host" {
+		!c.Init || c.ShmSize != 1<<30 || c.IpcMode != "shareable" || c.CgroupnsMode != "host" ||
+		len(c.InsecureRegistries) != 2 || len(c.RegistryMirrors) != 1 || len(c.Mirrors["quay.io"]) != 2 || c.Mirrors["quay.io"][1] != "http://b" {
 		t.Errorf("%+v", c)
 	}
 }
