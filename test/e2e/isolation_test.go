@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"encoding/hex"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -124,4 +126,42 @@ func TestSymlinkedMountTargets(t *testing.T) {
 	if len(entries) != 0 {
 		t.Fatalf("mount targets were made on the host: %v", entries)
 	}
+}
+
+// What the engine and the supervisor hold in memory cannot be seen by a container that traces all that appears in it. It does
+// see the process that an exec begins as, between its fork and its execve(2): that must hold nothing but the exec's own.
+func TestTheSupervisorsMemoryIsOutOfReach(t *testing.T) {
+	tracer := filepath.Join(t.TempDir(), "tracer")
+	build := exec.Command("go", "build", "-o", tracer, "./testdata/tracer")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	secret := "supervisors-secret-" + strconv.Itoa(os.Getpid())
+	disguised := []byte(secret)
+	for i := range disguised {
+		disguised[i] ^= 0x55
+	}
+	// The engine has it as a label and a variable, the supervisor as an attribute of each line of the log.
+	ok(t, "run", "-d", "--name", "secretive", "--network", "none", "--label", "x="+secret, "--log-opt", "labels=x", "-e", "X="+secret, "busybox", "sleep", "1000")
+	defer ok(t, "rm", "-f", "secretive")
+	ok(t, "run", "-d", "--name", "tracer", "--network", "none", "--cap-add", "SYS_PTRACE", "-v", tracer+":/tracer:ro", "busybox", "/tracer", hex.EncodeToString(disguised))
+	defer ok(t, "rm", "-f", "tracer")
+	for range 40 {
+		ok(t, "exec", "tracer", "true")
+	}
+	for range 3 { // born outside, too
+		ok(t, "run", "--rm", "--network", "none", "--pid", "container:tracer", "--label", "y="+secret, "busybox", "true")
+	}
+	log := ok(t, "logs", "tracer")
+	if strings.Contains(log, "FOUND") {
+		t.Fatalf("the container has read what is not its own:\n%s", log)
+	}
+	for line := range strings.Lines(log) {
+		// Besides its streams it has the socket by which it tells of a failure, until it execs.
+		if f := strings.Fields(line); f[0] == "open" && (len(f) < 3 || f[1] > "2" && !strings.HasPrefix(f[2], "socket:")) {
+			t.Errorf("the child of an exec had %s", line)
+		}
+	}
+	t.Logf("caught %d before their execve", strings.Count(log, "memfd:gantry-init"))
 }
