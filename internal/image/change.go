@@ -43,7 +43,7 @@ func apply(c *dockerspec.DockerOCIImageConfig, line string) error {
 	}
 	switch name {
 	case "CMD":
-		c.Cmd, c.ArgsEscaped = command(c, rest), false //nolint:staticcheck // kept for Windows images
+		c.Cmd = command(c, rest)
 	case "ENTRYPOINT":
 		c.Entrypoint = command(c, rest)
 	case "SHELL":
