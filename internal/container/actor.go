@@ -47,6 +47,9 @@ type container struct {
 	timerGen int
 	over     bool  // removed: the goroutine ends
 	lastLive *live // of a run that ended, still on the exec-root
+	left     *live // of a run that ended, whose cgroup is left to the removal that is due
+	// forgetting is closed when the supervisor has forgotten the last run.
+	forgetting chan struct{}
 }
 
 func (s *Service) newContainer(now Snapshot) *container {

@@ -57,10 +57,16 @@ func (c *container) ended(e supervisor.Exit) {
 	if err != nil {
 		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	} else {
-		s.forget(c.id)
+		c.forgetBehind()
 	}
-	c.saveEnd(&kept)
-	s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
+	if c.goes() && c.now.HostConfig.PidMode == "" {
+		// The removal's client waits: the cgroup, in which nothing lives (all of a PID namespace is dead when its first
+		// process is), follows the reply; and a record that is deleted next need not tell of the end.
+		c.left = &kept
+	} else {
+		c.saveEnd(&kept)
+		s.removeCgroup(c.id, s.cgroupParent(&c.now), l.Cgroup.Dirs)
+	}
 	c.after()
 }
 
@@ -71,6 +77,22 @@ func (l *live) endedBy(e *supervisor.Exit) bool {
 		return e.Pid == l.Pid && e.StartTime == l.StartTime
 	}
 	return !e.At.Before(l.Started)
+}
+
+// forgetBehind has the supervisor forget the process that has ended, while the engine goes on. The next launch waits for
+// that, for its process bears the same name.
+func (c *container) forgetBehind() {
+	done := make(chan struct{})
+	c.forgetting = done
+	c.s.work.Go(func() {
+		defer close(done)
+		c.s.forget(c.id)
+	})
+}
+
+// goes reports whether the end that was settled is followed by the removal.
+func (c *container) goes() bool {
+	return c.remove != nil || c.now.Status != Restarting && c.now.HostConfig.AutoRemove && !c.restart
 }
 
 // saveEnd puts the record on disk behind, and drops the live facts then, unless there are newer ones.
@@ -120,12 +142,10 @@ func (c *container) announce(ran time.Duration) {
 // after goes on with what the end sets off: a restart, or the removal.
 func (c *container) after() {
 	switch {
-	case c.remove != nil:
-		c.finishRemove()
+	case c.goes():
+		c.autoRemove()
 	case c.now.Status == Restarting:
 		c.armRestart()
-	case c.now.HostConfig.AutoRemove && !c.restart:
-		c.autoRemove()
 	}
 }
 

@@ -47,7 +47,7 @@ func (s *Service) recover(ctx context.Context) error {
 			if r != nil {
 				name = r.Name
 			}
-			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Kill: true}, false, func() {}); err != nil {
+			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Kill: true}, nil, false, func() {}); err != nil {
 				return fmt.Errorf("finish the removal of container %s: %w", l.ID, err)
 			}
 			continue

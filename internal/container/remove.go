@@ -73,12 +73,17 @@ func (c *container) autoRemove() {
 // finishRemove takes away a container that does not run. From its first step on it can only go forward.
 func (c *container) finishRemove() {
 	s := c.s
+	left := c.left
+	c.left = nil
 	if c.move(RemoveBegun) != nil {
+		if left != nil {
+			c.keep(left)
+		}
 		return
 	}
 	c.timerGen++
 	c.publish()
-	err := s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now)}, c.now.HostConfig.AutoRemove, func() {
+	err := s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now)}, left, c.now.HostConfig.AutoRemove, func() {
 		// The name is free: nobody finds the container any more.
 		s.mu.Lock()
 		delete(s.byID, c.id)
@@ -94,7 +99,7 @@ func (c *container) finishRemove() {
 		c.move(RemoveFailed)
 		c.now.Error = err.Error()
 		c.publish()
-		c.saveBehind(nil)
+		c.keep(left)
 		c.wake(always, WaitResult{Code: c.now.ExitCode, Err: err})
 		for _, ch := range done {
 			ch <- errs.KindOf(err).Errorf("cannot remove container %q: %w", "/"+c.now.Name, err)
@@ -116,9 +121,20 @@ func (c *container) finishRemove() {
 	c.wake(always, WaitResult{Code: c.now.ExitCode})
 }
 
+// keep does, for a container that is not removed after all, what was left to its removal.
+func (c *container) keep(left *live) {
+	if left == nil {
+		c.saveBehind(nil)
+		return
+	}
+	c.saveEnd(left)
+	c.s.removeCgroup(c.id, c.s.cgroupParent(&c.now), left.Cgroup.Dirs)
+}
+
 // erase carries out a removal's steps; freed is called when the name is. A crash after the first makes the next
-// daemon do them all again. With behind, the durable part follows the return, held by the journal until then.
-func (s *Service) erase(in intent, behind bool, freed func()) error {
+// daemon do them all again. With behind, the durable part follows the return, held by the journal until then; so does, always,
+// the removal of the cgroup of a run that has just ended, if left is that run.
+func (s *Service) erase(in intent, left *live, behind bool, freed func()) error {
 	j, err := begin(s.journals(), in)
 	if err != nil {
 		return err
@@ -159,6 +175,9 @@ func (s *Service) erase(in intent, behind bool, freed func()) error {
 		s.Log.Warn("removal goes on without its journal", "container", in.ID, "err", err)
 	}
 	rest := func() {
+		if left != nil {
+			s.removeCgroup(in.ID, in.Parent, left.Cgroup.Dirs)
+		}
 		s.removeDir(in.ID)
 		j.did("files")
 		if err := wait(); err != nil {

@@ -178,6 +178,10 @@ func (c *container) fork(plan *runtime.Input, group *cgroup.Group) (*supervisor.
 	for _, w := range warnings {
 		s.Log.Debug(w, "container", c.id)
 	}
+	if c.forgetting != nil {
+		<-c.forgetting
+		c.forgetting = nil
+	}
 	early := c.takeEarly()
 	p, err := s.Processes.Launch(s.ctx, l, init, len(early) > 0)
 	if errors.Is(err, supervisor.ErrGone) {
