@@ -48,8 +48,9 @@ type container struct {
 	over     bool  // removed: the goroutine ends
 	lastLive *live // of a run that ended, still on the exec-root
 	left     *live // of a run that ended, whose cgroup is left to the removal that is due
-	// forgetting is closed when the supervisor has forgotten the last run.
-	forgetting chan struct{}
+	// behind is what the supervisor is still asked concerning this run or the last. The next launch waits for it, for its
+	// process bears the same name.
+	behind sync.WaitGroup
 }
 
 func (s *Service) newContainer(now Snapshot) *container {

@@ -47,6 +47,7 @@ func (c *container) ended(e supervisor.Exit) {
 	if !l.endedBy(&e) {
 		return // of the run before this one, told again: the supervisor names runs of a container alike
 	}
+	c.behind.Wait() // who came before the start gets all of the output, however short the run was
 	ran := c.settle(e, c.oomKilled())
 	// First to the exec-root: a crash repeats what follows, and who is told of the end now must not find it undone.
 	kept := *l
@@ -57,7 +58,7 @@ func (c *container) ended(e supervisor.Exit) {
 	if err != nil {
 		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	} else {
-		c.forgetBehind()
+		c.asking(func() { s.forget(c.id) })
 	}
 	if c.goes() && c.now.HostConfig.PidMode == "" {
 		// The removal's client waits: the cgroup, in which nothing lives (all of a PID namespace is dead when its first
@@ -79,14 +80,12 @@ func (l *live) endedBy(e *supervisor.Exit) bool {
 	return !e.At.Before(l.Started)
 }
 
-// forgetBehind has the supervisor forget the process that has ended, while the engine goes on. The next launch waits for
-// that, for its process bears the same name.
-func (c *container) forgetBehind() {
-	done := make(chan struct{})
-	c.forgetting = done
+// asking has f run beside the container's goroutine; see behind.
+func (c *container) asking(f func()) {
+	c.behind.Add(1)
 	c.s.work.Go(func() {
-		defer close(done)
-		c.s.forget(c.id)
+		defer c.behind.Done()
+		f()
 	})
 }
 

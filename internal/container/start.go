@@ -178,10 +178,7 @@ func (c *container) fork(plan *runtime.Input, group *cgroup.Group) (*supervisor.
 	for _, w := range warnings {
 		s.Log.Debug(w, "container", c.id)
 	}
-	if c.forgetting != nil {
-		<-c.forgetting
-		c.forgetting = nil
-	}
+	c.behind.Wait()
 	early := c.takeEarly()
 	p, err := s.Processes.Launch(s.ctx, l, init, len(early) > 0)
 	if errors.Is(err, supervisor.ErrGone) {
@@ -198,12 +195,15 @@ func (c *container) fork(plan *runtime.Input, group *cgroup.Group) (*supervisor.
 		return nil, err
 	}
 	if len(early) > 0 {
-		for _, a := range early {
-			a.join(s.ctx, s.Processes, c.id)
-		}
-		if err := s.Processes.Resume(s.ctx, c.id); err != nil && !errs.NotFound.Is(err) {
-			s.Log.Warn("the output of a new container is held up", "container", c.id, "err", err)
-		}
+		// Whoever asked for the start need not wait for this; who is attached does, and the end of the process.
+		c.asking(func() {
+			for _, a := range early {
+				a.join(s.ctx, s.Processes, c.id)
+			}
+			if err := s.Processes.Resume(s.ctx, c.id); err != nil && !errs.NotFound.Is(err) {
+				s.Log.Warn("the output of a new container is held up", "container", c.id, "err", err)
+			}
+		})
 	}
 	return p, nil
 }

@@ -204,6 +204,15 @@ func (s *Server) quit() error {
 			return conflict("process " + p.info.ID + " runs")
 		}
 	}
+	s.mu.Lock()
+	dropping := make([]chan struct{}, 0, len(s.dropping))
+	for _, done := range s.dropping {
+		dropping = append(dropping, done)
+	}
+	s.mu.Unlock()
+	for _, done := range dropping {
+		<-done // who was told that this process ends would find it still there, taking mounts apart
+	}
 	os.Remove(s.conf.ExecRoot + "/" + protocol.SocketName)
 	return nil
 }

@@ -302,6 +302,9 @@ func (b *birth) claim(pid, pidfd int) {
 	s.reapMu.Unlock()
 	p.mu.Lock()
 	p.pid, p.info.Pid, p.pidfd, p.child = pid, pid, pidfd, true
+	if !dead && pidfd >= 0 {
+		p.watchChild()
+	}
 	p.mu.Unlock()
 	if dead {
 		p.reaped(status)

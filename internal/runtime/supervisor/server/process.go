@@ -36,8 +36,8 @@ type process struct {
 	dead    chan struct{}   // closed when the child has been reaped before it was started
 	status  unix.WaitStatus // then
 	early   bool            // then
-	child   bool            // this supervisor's own, reaped by wait4; else its pidfd is watched
-	watch   *pollee         // of pidfd, for those that are not children
+	child   bool            // this supervisor's own, reaped by wait4; else its pidfd alone tells of its end
+	watch   *pollee         // of pidfd
 	// lingering: forgotten, but readers have not got all output that was there then.
 	lingering bool
 	gone      bool // everything is closed

@@ -14,18 +14,18 @@ func (s *Server) reaper() func() {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, unix.SIGCHLD)
 	return func() {
-		s.reap() // those that ended while the program was being exchanged
-		for range ch {
-			s.reap()
+		for {
+			s.gate.RLock()
+			s.reap() // at first those that ended while the program was being exchanged
+			s.gate.RUnlock()
+			<-ch
 		}
 	}
 }
 
 // reap waits for all children that have ended. Those that no launch knows are either the children between (join and exec, see
-// package spec) or so quick that their launch has not got their pid yet; it finds them in orphans.
+// package spec) or so quick that their launch has not got their pid yet; it finds them in orphans. The caller holds the gate.
 func (s *Server) reap() {
-	s.gate.RLock()
-	defer s.gate.RUnlock()
 	type end struct {
 		p      *process
 		status unix.WaitStatus
@@ -97,6 +97,13 @@ func (p *process) watchPidfd() {
 		}
 		p.exit(c, !known)
 	})
+	p.srv.poll.arm(p.watch, unix.EPOLLIN)
+}
+
+// watchChild has a child reaped by the thread that its pidfd wakes: three switches sooner than by SIGCHLD, which has to pass through
+// the runtime's signal handling, and which stays for all others. The caller holds p.mu.
+func (p *process) watchChild() {
+	p.watch = p.srv.poll.add(p.pidfd, func(uint32) { p.srv.reap() })
 	p.srv.poll.arm(p.watch, unix.EPOLLIN)
 }
 

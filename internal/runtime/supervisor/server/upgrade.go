@@ -284,6 +284,7 @@ func (s *Server) restore(fd int) error {
 		if p.info.Exit == nil {
 			if p.child {
 				s.children[p.pid] = p
+				p.watchChild()
 			} else {
 				p.watchPidfd()
 			}
