@@ -28,7 +28,7 @@ const (
 // The steps of each, in their order. Every one is written to the journal before it is done.
 var opSteps = map[string][]string{
 	opCreate: {"dir", "record"},
-	opStart:  {"network", "files", "cgroup", "launch", "live"},
+	opStart:  {"cgroup", "network", "files", "launch", "live"},
 	opStop:   {"signal", "ended"},
 	opRemove: {"mark", "kill", "cgroup", "record", "files"},
 }

@@ -114,7 +114,25 @@ func (c *container) launch() error {
 			net.Done()
 		}
 	}()
+	made := make(chan error, 1) // the cgroup's error, once
 	err = j.run([]step{
+		// A cgroup of version 1 is ten directories, each made under a lock of the whole machine: network and files are made meanwhile.
+		{"cgroup", func() error {
+			go func() {
+				var err error
+				if group, err = s.Cgroups.Create(parent, c.id, res); err == nil {
+					plan.Cgroup = joinOf(group, s.Home)
+					l.Cgroup = Cgroup{Dirs: group.Dirs(), Join: plan.Cgroup}
+					l.Cgroup.Join.PidsMaxFile, l.Cgroup.Join.PidsMax = "", "" // for execs: the limit is in place then
+				}
+				made <- err
+				close(made)
+			}()
+			return nil
+		}, func() {
+			<-made
+			s.removeCgroup(c.id, parent, l.Cgroup.Dirs)
+		}},
 		{"network", func() (err error) {
 			if net, err = c.join(); net != nil {
 				plan.Netns = net.Path
@@ -131,18 +149,11 @@ func (c *container) launch() error {
 			if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, logAttrs(c.now.HostConfig.LogConfig, c.now.Config)); err != nil {
 				return err
 			}
-			plan.Files, err = c.writeFiles(net)
-			return err
-		}, nil}, // what it wrote is part of the container's directory
-		{"cgroup", func() (err error) {
-			if group, err = s.Cgroups.Create(parent, c.id, res); err != nil {
+			if plan.Files, err = c.writeFiles(net); err != nil {
 				return err
 			}
-			plan.Cgroup = joinOf(group, s.Home)
-			l.Cgroup = Cgroup{Dirs: group.Dirs(), Join: plan.Cgroup}
-			l.Cgroup.Join.PidsMaxFile, l.Cgroup.Join.PidsMax = "", "" // for execs: the limit is in place then
-			return nil
-		}, func() { s.removeCgroup(c.id, parent, l.Cgroup.Dirs) }},
+			return <-made
+		}, nil}, // what it wrote is part of the container's directory
 		{"launch", func() error {
 			p, err := c.fork(plan, group)
 			if err == nil {
