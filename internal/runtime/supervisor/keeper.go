@@ -508,7 +508,17 @@ func (k *Keeper) Quit(ctx context.Context) error {
 	}
 	k.stop() // first, so that run does not start another
 	k.done.Wait()
-	err = c.Quit(ctx)
+	pidfd := -1
+	if h, err := c.Hello(ctx); err == nil {
+		pidfd, _ = unix.PidfdOpen(h.Pid, 0)
+	}
+	if err = c.Quit(ctx); err == nil && pidfd >= 0 {
+		// Its answer comes before its end. Whoever waits for this process's shall find none of that one's files and mounts busy.
+		unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000)
+	}
+	if pidfd >= 0 {
+		unix.Close(pidfd)
+	}
 	k.Close()
 	return err
 }
