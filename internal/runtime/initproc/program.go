@@ -2,6 +2,7 @@ package initproc
 
 import (
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"gantry/internal/runtime/spec"
@@ -212,7 +213,7 @@ func (p *program) run() {
 		o := &p.ops[i]
 		switch o.kind {
 		case opCall:
-			if _, _, e := unix.RawSyscall6(o.trap, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5]); e != 0 && o.fail != noFail {
+			if _, _, e := syscall.RawSyscall6(o.trap, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5]); e != 0 && o.fail != noFail {
 				p.report(o.fail, e)
 				return
 			}
@@ -220,7 +221,7 @@ func (p *program) run() {
 			if o.kind == opChdirAgain && !p.chdirFailed {
 				continue
 			}
-			_, _, e := unix.RawSyscall(unix.SYS_CHDIR, o.args[0], 0, 0)
+			_, _, e := syscall.RawSyscall(unix.SYS_CHDIR, o.args[0], 0, 0)
 			p.chdirFailed = e == unix.EACCES && o.kind == opChdir
 			if e != 0 && !p.chdirFailed {
 				p.report(o.fail, e)
@@ -228,7 +229,7 @@ func (p *program) run() {
 			}
 		case opCwd:
 			// A path that begins with "(unreachable)" is outside: getcwd(2).
-			_, _, e := unix.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&p.cwd)), unix.PathMax, 0)
+			_, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&p.cwd)), unix.PathMax, 0)
 			if e == unix.ENOENT || e == 0 && p.cwd[0] != '/' {
 				p.write(p.noCwd)
 				exit(1)
@@ -238,7 +239,7 @@ func (p *program) run() {
 			if !forked {
 				beforeFork()
 			}
-			pid, _, e := unix.RawSyscall6(unix.SYS_CLONE, o.args[0], 0, 0, 0, 0, 0)
+			pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, o.args[0], 0, 0, 0, 0, 0)
 			if e == 0 && pid == 0 {
 				if !forked {
 					afterForkInChild()
@@ -259,9 +260,9 @@ func (p *program) run() {
 			exit(0)
 		case opSignals:
 			for s := uintptr(1); s < 65; s++ {
-				unix.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&p.sigaction)), 0, 8, 0, 0)
+				syscall.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&p.sigaction)), 0, 8, 0, 0)
 			}
-			unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.sigset)), 0, 8, 0, 0)
+			syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.sigset)), 0, 8, 0, 0)
 		case opExec:
 			p.doExec()
 			exit(1)
@@ -279,9 +280,9 @@ func (p *program) doExec() {
 	}
 	for i := range p.paths {
 		path := uintptr(unsafe.Pointer(p.paths[i]))
-		_, _, e := unix.RawSyscall(unix.SYS_EXECVE, path, uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])))
+		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, path, uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])))
 		// ENOENT and EACCES may be those of an interpreter, which is worth another text.
-		_, _, statErr := unix.RawSyscall6(unix.SYS_FACCESSAT, atFdcwd, path, unix.F_OK, 0, 0, 0)
+		_, _, statErr := syscall.RawSyscall6(unix.SYS_FACCESSAT, atFdcwd, path, unix.F_OK, 0, 0, 0)
 		switch {
 		case (e == unix.ENOENT || e == unix.ENOTDIR) && statErr != 0:
 			if !p.search && e == unix.ENOTDIR {
@@ -296,7 +297,7 @@ func (p *program) doExec() {
 			if p.search {
 				continue
 			}
-			_, _, e := unix.RawSyscall6(sysFstatat, atFdcwd, path, uintptr(unsafe.Pointer(&p.stat)), 0, 0, 0)
+			_, _, e := syscall.RawSyscall6(sysFstatat, atFdcwd, path, uintptr(unsafe.Pointer(&p.stat)), 0, 0, 0)
 			if e == 0 && p.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 				p.write(p.isDir)
 			} else {
@@ -320,16 +321,16 @@ func (p *program) doExec() {
 func (p *program) execReaper() {
 	for i := range p.paths {
 		path := uintptr(unsafe.Pointer(p.paths[i]))
-		_, _, e := unix.RawSyscall6(unix.SYS_FACCESSAT, atFdcwd, path, unix.X_OK, 0, 0, 0)
+		_, _, e := syscall.RawSyscall6(unix.SYS_FACCESSAT, atFdcwd, path, unix.X_OK, 0, 0, 0)
 		if e == 0 {
-			_, _, e = unix.RawSyscall6(sysFstatat, atFdcwd, path, uintptr(unsafe.Pointer(&p.stat)), 0, 0, 0)
+			_, _, e = syscall.RawSyscall6(sysFstatat, atFdcwd, path, uintptr(unsafe.Pointer(&p.stat)), 0, 0, 0)
 			if e == 0 && p.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 				e = unix.EISDIR
 			}
 		}
 		switch {
 		case e == 0:
-			_, _, e := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.empty)),
+			_, _, e := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.empty)),
 				uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])), unix.AT_EMPTY_PATH, 0)
 			p.report(p.execHead, e)
 			return
@@ -427,14 +428,14 @@ func (p *program) write(b []byte) {
 //go:nosplit
 //go:norace
 func (p *program) flush() {
-	unix.RawSyscall(unix.SYS_WRITE, spec.FdStatus, uintptr(unsafe.Pointer(&p.out)), uintptr(p.n))
+	syscall.RawSyscall(unix.SYS_WRITE, spec.FdStatus, uintptr(unsafe.Pointer(&p.out)), uintptr(p.n))
 }
 
 //go:nosplit
 //go:norace
 func exit(code uintptr) {
 	for {
-		unix.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
 	}
 }
 
