@@ -41,7 +41,7 @@ func (c *container) writeFiles(net *Connection) (string, error) {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{"hostname", []byte(c.now.Config.Hostname + "\n")}, {"hosts", hosts}, {"resolv.conf", resolvConf(h)}} {
+	}{{"hostname", []byte(c.now.Config.Hostname + "\n")}, {"hosts", hosts}, {"resolv.conf", resolvConf(h, net != nil && net.Resolver)}} {
 		if err := os.WriteFile(filepath.Join(c.dir, f.name), f.data, 0o644); err != nil {
 			return "", fmt.Errorf("write %s: %w", f.name, err)
 		}
@@ -142,9 +142,15 @@ func nameservers(conf []byte) (list []netip.Addr) {
 
 // resolvConf is the host's, with what the user asked for in its place (resolv.conf(5)). A loopback name
 // server of the host is left out where the loopback is the container's own.
-func resolvConf(h *api.HostConfig) []byte {
+//
+// With resolver, names are answered inside the container, and it asks the others itself.
+func resolvConf(h *api.HostConfig, resolver bool) []byte {
 	private := !h.NetworkMode.IsHost()
 	var b bytes.Buffer
+	options := append([]string(nil), h.DNSOptions...)
+	if resolver {
+		b.WriteString("nameserver 127.0.0.11\n")
+	}
 	for line := range strings.Lines(string(hostResolvConf(private))) {
 		f := strings.Fields(line)
 		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
@@ -152,7 +158,7 @@ func resolvConf(h *api.HostConfig) []byte {
 		}
 		switch f[0] {
 		case "nameserver":
-			if len(h.DNS) > 0 || len(f) < 2 {
+			if resolver || len(h.DNS) > 0 || len(f) < 2 {
 				continue
 			}
 			if a, err := netip.ParseAddr(f[1]); private && err == nil && a.IsLoopback() {
@@ -163,21 +169,29 @@ func resolvConf(h *api.HostConfig) []byte {
 				continue
 			}
 		case "options":
-			if len(h.DNSOptions) > 0 {
-				continue
+			if len(h.DNSOptions) == 0 {
+				options = append(options, f[1:]...)
 			}
+			continue
 		}
 		b.WriteString(strings.Join(f, " ") + "\n")
 	}
 	for _, a := range h.DNS {
+		if resolver {
+			break
+		}
 		fmt.Fprintf(&b, "nameserver %s\n", a)
 	}
 	// `--dns-search .` means: none.
 	if len(h.DNSSearch) > 0 && (len(h.DNSSearch) != 1 || h.DNSSearch[0] != ".") {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(h.DNSSearch, " "))
 	}
-	if len(h.DNSOptions) > 0 {
-		fmt.Fprintf(&b, "options %s\n", strings.Join(h.DNSOptions, " "))
+	// Names without a dot are asked for as they are.
+	if resolver && !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+		options = append(options, "ndots:0")
+	}
+	if len(options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
 	}
 	return b.Bytes()
 }

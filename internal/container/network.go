@@ -20,6 +20,7 @@ type NetworkRequest struct {
 	Ports              network.PortMap // to publish
 	Exposed            network.PortSet // published on any ports, with All
 	All                bool
+	Upstream           []netip.Addr // name servers of the names that no network knows
 }
 
 // Connection is how a container is connected. Path leads to its network namespace until Done is called.
@@ -28,6 +29,7 @@ type Connection struct {
 	Done      func()
 	Endpoints map[string]*network.EndpointSettings // by the network's name
 	Ports     network.PortMap
+	Resolver  bool // names are answered at 127.0.0.11
 }
 
 // Networks connects containers. The network service answers it; without one there are host, none and container:<id>.
@@ -108,7 +110,15 @@ func wanted(e *network.EndpointSettings) *network.EndpointSettings {
 func (snap *Snapshot) request() *NetworkRequest {
 	h := snap.HostConfig
 	return &NetworkRequest{ID: snap.ID, Name: snap.Name, Hostname: snap.Config.Hostname, Endpoints: snap.Wanted, First: string(h.NetworkMode),
-		Ports: h.PortBindings, Exposed: snap.Config.ExposedPorts, All: h.PublishAllPorts}
+		Ports: h.PortBindings, Exposed: snap.Config.ExposedPorts, All: h.PublishAllPorts, Upstream: upstream(h)}
+}
+
+// upstream are the name servers that the container is to use: the user's, or the host's.
+func upstream(h *api.HostConfig) []netip.Addr {
+	if len(h.DNS) > 0 {
+		return h.DNS
+	}
+	return nameservers(hostResolvConf(false))
 }
 
 // private reports whether the container gets a network namespace from the network service.

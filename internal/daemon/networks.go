@@ -45,11 +45,13 @@ func (e *engine) openNetworks(ctx context.Context, cfg *config.Config, st *state
 	}
 	e.networks = n
 	e.closing(func() error { n.Close(); return nil })
-	runs := map[string]bool{}
+	runs := map[string]int{}
 	for _, p := range e.keeper.Processes() {
-		runs[p.ID] = p.Exit == nil
+		if p.Exit == nil {
+			runs[p.ID] = p.Pid
+		}
 	}
-	return n.Keep(func(id string) bool { return runs[id] })
+	return n.Keep(func(id string) int { return runs[id] })
 }
 
 // networks is what containers need of the network service.

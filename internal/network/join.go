@@ -33,6 +33,7 @@ type JoinRequest struct {
 	Ports     api.PortMap // to publish
 	Exposed   api.PortSet // published on any ports, with All
 	All       bool
+	Upstream  []netip.Addr // name servers of the names that no network knows
 }
 
 // Joined is how a container is connected.
@@ -43,6 +44,8 @@ type Joined struct {
 	// Endpoints holds what was asked for, by the network's name, and what came of it.
 	Endpoints map[string]*api.EndpointSettings
 	Ports     api.PortMap
+	// Resolver: names are answered at 127.0.0.11.
+	Resolver bool
 }
 
 // Join makes a network namespace for a container that is about to start, and connects it. On an error nothing is left.
@@ -105,7 +108,7 @@ func (s *Service) lease(r *JoinRequest) (*joined, error) {
 	if s.joined[r.ID] != nil {
 		return nil, errs.Conflict.Errorf("container %s is connected already", r.ID)
 	}
-	j := &joined{V: joinedVersion, ID: r.ID, Name: r.Name}
+	j := &joined{V: joinedVersion, ID: r.ID, Name: r.Name, Upstream: r.Upstream}
 	type wish struct {
 		n    *network
 		want *api.EndpointSettings
@@ -275,6 +278,12 @@ func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
 			return nil, err
 		}
 		failpoint.Hit("network.plugged")
+	}
+	if j.resolves() {
+		if err := s.serveNames(j, ns); err != nil {
+			ns.Close()
+			return nil, err
+		}
 	}
 	if err := s.table.Publish(j.published()); err != nil {
 		ns.Close()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 
 	"gantry/internal/atomicfile"
 	"gantry/internal/ids"
+	"gantry/internal/kernel/netns"
 	"gantry/internal/network/firewall"
 	"gantry/internal/network/portmap"
 )
@@ -30,6 +32,7 @@ type joined struct {
 	Name      string            `json:"name"`
 	Endpoints []*endpoint       `json:"endpoints"`
 	Bindings  []portmap.Binding `json:"bindings,omitempty"`
+	Upstream  []netip.Addr      `json:"upstream,omitempty"`
 }
 
 // endpoint is a container's place on one network.
@@ -98,7 +101,7 @@ func (e *endpoint) settings() *api.EndpointSettings {
 }
 
 func (j *joined) result() *Joined {
-	out := &Joined{Endpoints: map[string]*api.EndpointSettings{}, Ports: api.PortMap{}}
+	out := &Joined{Resolver: j.resolves(), Endpoints: map[string]*api.EndpointSettings{}, Ports: api.PortMap{}}
 	for _, e := range j.Endpoints {
 		out.Endpoints[e.Name] = e.settings()
 	}
@@ -165,9 +168,9 @@ func (s *Service) readJoined() error {
 	return nil
 }
 
-// Keep is told, once after Open, which containers run. What others hold is given back; theirs is put in force again,
+// Keep is told, once after Open, which containers run: pid is 0 for those that do not. What others hold is given back; theirs is put in force again,
 // where a flush or a crash took it.
-func (s *Service) Keep(runs func(id string) bool) error {
+func (s *Service) Keep(pid func(id string) int) error {
 	s.mu.Lock()
 	var over []string
 	var rules []firewall.Network
@@ -175,7 +178,7 @@ func (s *Service) Keep(runs func(id string) bool) error {
 	var held []*joined
 	used := map[string]bool{}
 	for id, j := range s.joined {
-		if !runs(id) {
+		if pid(id) == 0 {
 			over = append(over, id)
 			continue
 		}
@@ -204,6 +207,17 @@ func (s *Service) Keep(runs func(id string) bool) error {
 		if err := s.ports.Again(j.Name, j.Bindings); err != nil {
 			s.Log.Warn("another program took a published port while no engine ran; it stays published", "container", j.Name, "err", err)
 		}
+		if !j.resolves() {
+			continue
+		}
+		ns, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", pid(j.ID)))
+		if err == nil {
+			err = s.serveNames(j, ns)
+			ns.Close()
+		}
+		if err != nil {
+			s.Log.Warn("a container's name server could not be started again", "container", j.Name, "err", err)
+		}
 	}
 	if len(rules) == 0 {
 		return nil
@@ -230,6 +244,7 @@ func (s *Service) Leave(id string) {
 	if j == nil {
 		return
 	}
+	s.endNames(id)
 	if err := s.table.Withdraw(j.published()); err != nil {
 		s.Log.Error("withdrawing published ports failed", "container", j.Name, "err", err)
 	}

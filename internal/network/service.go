@@ -26,6 +26,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/netns"
+	"gantry/internal/network/dns"
 	"gantry/internal/network/firewall"
 	"gantry/internal/network/ipam"
 	"gantry/internal/network/portmap"
@@ -65,10 +66,11 @@ type Service struct {
 	ports *portmap.Book
 	work  sync.WaitGroup
 
-	mu     sync.Mutex
-	nets   map[string]*network
-	names  map[string]string // → ID
-	joined map[string]*joined
+	mu      sync.Mutex
+	nets    map[string]*network
+	names   map[string]string // → ID
+	joined  map[string]*joined
+	servers map[string]*dns.Server // of names, by container
 }
 
 // Names of the networks that are always there.
@@ -89,7 +91,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if err := os.MkdirAll(o.Run, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, nets: map[string]*network{}, names: map[string]string{}, joined: map[string]*joined{}, ports: portmap.New(o.Host)}
+	s := &Service{Options: o, nets: map[string]*network{}, names: map[string]string{}, joined: map[string]*joined{}, servers: map[string]*dns.Server{}, ports: portmap.New(o.Host)}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -109,9 +111,16 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
-// Close ends the service's own work. Containers stay connected, and their ports published.
+// Close ends the service's own work. Containers stay connected, and their ports published; names are not answered
+// until the next engine.
 func (s *Service) Close() {
 	s.work.Wait()
+	s.mu.Lock()
+	for _, x := range s.servers {
+		x.Close()
+	}
+	clear(s.servers)
+	s.mu.Unlock()
 	s.table.Close()
 	s.ports.Close()
 }

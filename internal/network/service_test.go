@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -366,7 +368,7 @@ func crash(dir string) {
 	store := must1(state.Open(filepath.Join(dir, "state.db")))
 	s := must1(Open(context.Background(), Options{Run: filepath.Join(dir, "run"), State: store, Log: slog.New(slog.DiscardHandler),
 		Host: must1(netns.Current()), Table: "gantry-test", Bridge: "gantry0"}))
-	s.Keep(func(string) bool { return false })
+	s.Keep(func(string) int { return 0 })
 	must1(s.Join(context.Background(), &JoinRequest{ID: os.Getenv("ID"), Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}))
 	fmt.Println("joined")
 	select {}
@@ -385,7 +387,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Fatalf("%s: %v", point, err)
 		}
 		h.open(t)
-		if err := h.Keep(func(string) bool { return false }); err != nil {
+		if err := h.Keep(func(string) int { return 0 }); err != nil {
 			t.Fatal(err)
 		}
 		h.clean(t)
@@ -402,7 +404,12 @@ func TestEngineReplaced(t *testing.T) {
 	h.close()
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
 	h.open(t)
-	if err := h.Keep(func(id string) bool { return id == r.ID }); err != nil {
+	if err := h.Keep(func(id string) int {
+		if id == r.ID {
+			return os.Getpid()
+		}
+		return 0
+	}); err != nil {
 		t.Fatal(err)
 	}
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
@@ -418,6 +425,93 @@ func TestEngineReplaced(t *testing.T) {
 	}
 	h.Leave(r.ID)
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "")
+}
+
+// lookup asks the name server that a container finds at 127.0.0.11.
+func lookup(ns *netns.Namespace, network, name string) (list []string, err error) {
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, proto, _ string) (c net.Conn, err error) {
+		err = ns.Do(func() (err error) {
+			d := net.Dialer{Timeout: 5 * time.Second}
+			c, err = d.DialContext(ctx, network, "127.0.0.11:53")
+			return err
+		})
+		return c, err
+	}}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	addrs, err := r.LookupNetIP(ctx, "ip", name)
+	for _, a := range addrs {
+		list = append(list, a.Unmap().String())
+	}
+	slices.Sort(list)
+	return list, err
+}
+
+func TestContainersFindEachOtherByName(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "n1"})
+	h.create(t, &api.CreateRequest{Name: "n2"})
+	alias := func(names ...string) map[string]*api.EndpointSettings {
+		return map[string]*api.EndpointSettings{"n1": {Aliases: names}}
+	}
+	db := &JoinRequest{Name: "db", Hostname: "dbhost", Endpoints: alias("data"), First: "n1"}
+	a, ns := h.join(t, db)
+	b, _ := h.join(t, &JoinRequest{Name: "db2", Endpoints: alias("data"), First: "n1"})
+	_, elsewhere := h.join(t, &JoinRequest{Name: "other", Endpoints: on("n2"), First: "n2"})
+	ipA, ipB := a.Endpoints["n1"].IPAddress.String(), b.Endpoints["n1"].IPAddress.String()
+	both := []string{ipA, ipB}
+	slices.Sort(both)
+	if !a.Resolver {
+		t.Fatal("no name server")
+	}
+	// A name server of the container's own, on all its addresses, is not in the way.
+	lab.Serve(t, ns, "udp4", ":53", "own")
+	lab.Serve(t, ns, "tcp4", ":53", "own")
+	for _, network := range []string{"udp4", "tcp4"} {
+		for name, want := range map[string][]string{"db.": {ipA}, "DB2.": {ipB}, "db2.n1.": {ipB}, "dbhost.": {ipA}, ids.Short(db.ID) + ".": {ipA}, "data.": both} {
+			if got, err := lookup(ns, network, name); err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s by %s: %v, %v; want %v", name, network, got, err, want)
+			}
+		}
+	}
+	if got, err := lookup(elsewhere, "udp4", "db."); err == nil {
+		t.Errorf("a name is known on another network: %v", got)
+	}
+	// Whoever joins later is known, whoever leaves is not.
+	h.Leave(db.ID)
+	if got, err := lookup(elsewhere, "udp4", "db."); err == nil {
+		t.Error(got)
+	}
+	r := &JoinRequest{Name: "other2", Endpoints: on("n2"), First: "n2"}
+	_, ns2 := h.join(t, r)
+	if _, err := h.Connect(context.Background(), r, "n1", nil, ns2.Path()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := lookup(ns2, "udp4", "data."); err != nil || !slices.Equal(got, []string{ipB}) {
+		t.Error(got, err)
+	}
+	// The next engine takes over those that run.
+	sleep := exec.Command("sleep", "100")
+	if err := ns2.Do(sleep.Start); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { sleep.Process.Kill(); sleep.Wait() }()
+	h.close()
+	if got, err := lookup(ns2, "udp4", "other2."); err == nil {
+		t.Errorf("answered by nobody: %v", got)
+	}
+	h.open(t)
+	if err := h.Keep(func(id string) int {
+		if id == r.ID {
+			return sleep.Process.Pid
+		}
+		return 0
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := lookup(ns2, "udp4", "other2."); err != nil || len(got) != 1 && len(got) != 2 {
+		t.Error(got, err)
+	}
 }
 
 func TestMacvlan(t *testing.T) {

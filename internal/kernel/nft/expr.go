@@ -83,6 +83,14 @@ func lookup(set string, sreg, dreg, flags uint32) Expr {
 	}}
 }
 
+// Load puts data into a register.
+func Load(dreg uint32, data []byte) Expr {
+	return Expr{"immediate", func(b *netlink.Batch) {
+		b.BE32(unix.NFTA_IMMEDIATE_DREG, dreg)
+		b.Nest(unix.NFTA_IMMEDIATE_DATA, func() { b.Attr(unix.NFTA_DATA_VALUE, data) })
+	}}
+}
+
 // Verdicts end or turn the way through the rules.
 func Accept() Expr           { return verdict(accept, "") }
 func Drop() Expr             { return verdict(drop, "") }
