@@ -36,6 +36,16 @@ func (s *Store) Collect(ctx context.Context, roots func(mark func(digest.Digest)
 		s.mu.Unlock()
 	}()
 
+	var gone []string
+	defer func() {
+		if len(gone) > 0 {
+			go func() { // freeing the blocks of a gigabyte takes a while; after a crash Open does it
+				for _, p := range gone {
+					os.Remove(p)
+				}
+			}()
+		}
+	}()
 	marked := map[digest.Digest]struct{}{}
 	if err := roots(func(d digest.Digest) { marked[d] = struct{}{} }); err != nil {
 		return c, fmt.Errorf("collect blobs: mark: %w", err)
@@ -54,11 +64,13 @@ func (s *Store) Collect(ctx context.Context, roots func(mark func(digest.Digest)
 			if _, ok := marked[d]; ok {
 				continue
 			}
-			n, err := s.removeUnleased(d, filepath.Join(dir, e.Name()))
+			aside := filepath.Join(s.ingestDir(), "gone-"+e.Name())
+			n, err := s.removeUnleased(d, filepath.Join(dir, e.Name()), aside)
 			if err != nil {
 				return c, fmt.Errorf("collect blobs: %w", err)
 			}
 			if n >= 0 {
+				gone = append(gone, aside)
 				c.Blobs++
 				c.Bytes += n
 			}
@@ -67,9 +79,12 @@ func (s *Store) Collect(ctx context.Context, roots func(mark func(digest.Digest)
 	return c, nil
 }
 
-// removeUnleased removes one blob and returns its size, or -1 if a lease keeps it. The lock makes that one
+// bigBlob is the size in bytes from which on a blob is only moved aside, to be deleted in the background.
+const bigBlob = 16 << 20
+
+// removeUnleased removes one blob, a big one by moving it aside, and returns its size, or -1 if a lease keeps it. The lock makes that one
 // step: a Hold either comes first and keeps it, or finds it gone.
-func (s *Store) removeUnleased(d digest.Digest, path string) (int64, error) {
+func (s *Store) removeUnleased(d digest.Digest, path, aside string) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.touched[d]; ok {
@@ -77,7 +92,11 @@ func (s *Store) removeUnleased(d digest.Digest, path string) (int64, error) {
 	}
 	fi, err := os.Lstat(path)
 	if err == nil {
-		err = os.Remove(path)
+		if fi.Size() < bigBlob {
+			err = os.Remove(path)
+		} else {
+			err = os.Rename(path, aside)
+		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return -1, nil
