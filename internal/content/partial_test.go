@@ -94,6 +94,9 @@ func TestAPartIsNeverMoreThanPromised(t *testing.T) {
 	if entries, err := os.ReadDir(s.partialDir()); err != nil || len(entries) != 0 {
 		t.Errorf("left: %v %v", entries, err)
 	}
+	if _, err := s.Partial(t.Context(), s.Lease(), digest.FromString("x"), 1<<60); !errs.Unavailable.Is(err) {
+		t.Errorf("more than the disk has: %v", err)
+	}
 	if _, err := s.Partial(t.Context(), s.Lease(), "sha256:../../x", 1); !errs.Invalid.Is(err) {
 		t.Errorf("no digest: %v", err)
 	}

@@ -51,6 +51,19 @@ func (s *Service) Push(ctx context.Context, ref string, o PushOptions, report fu
 	if o.All && !reference.IsNameOnly(named) {
 		return errs.Invalid.Errorf("tag can't be used with --all-tags/-a")
 	}
+	repo, err := s.remote.Repository(named, o.Access)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	p := &push{s: s, repo: repo, name: reference.TrimNamed(named), platform: o.Platform, sent: map[digest.Digest]bool{}, report: func(m Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if report != nil {
+			report(m)
+		}
+	}}
+	p.say("", "The push refers to repository ["+named.Name()+"]")
 	tags := s.tagsOf(named, o.All)
 	if len(tags) == 0 {
 		if o.All {
@@ -66,19 +79,6 @@ func (s *Service) Push(ctx context.Context, ref string, o PushOptions, report fu
 			return errs.NotFound.Errorf("tag does not exist: %s", reference.FamiliarString(reference.TagNameOnly(named)))
 		}
 	}
-	repo, err := s.remote.Repository(named, o.Access)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	p := &push{s: s, repo: repo, name: reference.TrimNamed(named), platform: o.Platform, sent: map[digest.Digest]bool{}, report: func(m Progress) {
-		mu.Lock()
-		defer mu.Unlock()
-		if report != nil {
-			report(m)
-		}
-	}}
-	p.say("", "The push refers to repository ["+named.Name()+"]")
 	for _, t := range tags {
 		if err := p.one(ctx, t); err != nil {
 			if ctx.Err() != nil {

@@ -231,6 +231,9 @@ func (r *Repository) Search(ctx context.Context, term string, limit int) ([]Resu
 	}
 	u.RawQuery = url.Values{"q": {term}, "n": {strconv.Itoa(limit)}}.Encode()
 	resp, err := r.do(ctx, e, request{method: "GET", url: &u})
+	if refused := As(err); refused != nil && refused.Status != http.StatusUnauthorized {
+		return nil, errs.Unavailable.Errorf("Unexpected status code %d\n%s can't be searched", refused.Status, u.Host) //nolint:staticcheck // Docker's words
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		e.setScheme(known)
 		return nil
 	}
-	var first error
+	var reason error
 	for _, scheme := range []string{"https", "http"} {
 		u := url.URL{Scheme: scheme, Host: e.base.Host, Path: e.base.Path + "/"}
 		q, err := http.NewRequestWithContext(ctx, "GET", u.String(), nil)
@@ -161,6 +161,11 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		}
 		q.Header.Set("User-Agent", r.c.o.UserAgent)
 		resp, err := r.c.try(ctx, e.http, q)
+		if err == nil && scheme == "http" && resp.StatusCode == http.StatusBadRequest {
+			// What an HTTPS server says to plain HTTP: why it did not speak HTTPS with us is the reason.
+			resp.Body.Close()
+			break
+		}
 		if err == nil {
 			offered := parseChallenges(resp.Header.Values("Www-Authenticate"))
 			resp.Body.Close()
@@ -176,11 +181,9 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if first == nil || scheme == "http" && errors.Is(first, http.ErrSchemeMismatch) {
-			first = err
-		}
+		reason = err // of both, the last one's, as in Docker
 	}
-	return explainNet(first, e.base.Host, r.c.o.Patience)
+	return explainNet(reason, e.base.Host, r.c.o.Patience)
 }
 
 // setScheme is called with e.mu held. Who reads base has passed settle, and so that lock.
