@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,36 +22,68 @@ import (
 	"gantry/test/engine"
 )
 
-// debianRegistry runs Debian's docker-registry on loopback, until the end of the test. It returns host:port.
-func debianRegistry(t *testing.T) string {
+// debianRegistry runs Debian's docker-registry on the engine's loopback, until the end of the test. It returns host:port.
+func debianRegistry(t *testing.T, e *engine.Engine) string {
 	t.Helper()
 	dir := t.TempDir()
-	addr := freeAddress(t)
+	addr := freeAddress(t, e)
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q}\n", dir, addr)
-	return startRegistry(t, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
+	return startRegistry(t, e, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
 }
 
 // ourRegistry runs `gantry registry serve`, until the end of the test.
-func ourRegistry(t *testing.T) string {
+func ourRegistry(t *testing.T, e *engine.Engine) string {
 	t.Helper()
-	addr := freeAddress(t)
+	addr := freeAddress(t, e)
 	dir := t.TempDir()
-	return startRegistry(t, addr, "", func(string) *exec.Cmd {
+	return startRegistry(t, e, addr, "", func(string) *exec.Cmd {
 		return exec.Command(gantry.Program, "registry", "serve", "-l", addr, "-d", dir)
 	})
 }
 
-func freeAddress(t *testing.T) string {
+// listen listens on the engine's loopback.
+func listen(t *testing.T, e *engine.Engine) (l net.Listener) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	err := e.Inside(func() (err error) {
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// dial connects to an address on the engine's loopback.
+func dial(e *engine.Engine, addr string) (c net.Conn, err error) {
+	err = e.Inside(func() (err error) {
+		c, err = net.Dial("tcp", addr)
+		return err
+	})
+	return c, err
+}
+
+// inside runs a command where the engine's loopback is.
+func inside(t *testing.T, e *engine.Engine, cmd *exec.Cmd) (r engine.Result) {
+	t.Helper()
+	err := e.Inside(func() error {
+		r = engine.Run(cmd)
+		return r.Failed
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
+	}
+	return r
+}
+
+func freeAddress(t *testing.T, e *engine.Engine) string {
+	t.Helper()
+	l := listen(t, e)
 	defer l.Close()
 	return l.Addr().String()
 }
 
-func startRegistry(t *testing.T, addr, config string, command func(path string) *exec.Cmd) string {
+func startRegistry(t *testing.T, e *engine.Engine, addr, config string, command func(path string) *exec.Cmd) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
@@ -59,7 +92,7 @@ func startRegistry(t *testing.T, addr, config string, command func(path string) 
 	cmd := command(path)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
+	if err := e.Inside(cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -70,20 +103,20 @@ func startRegistry(t *testing.T, addr, config string, command func(path string) 
 		}
 	})
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if resp, err := http.Get("http://" + addr + "/v2/"); err == nil {
-			resp.Body.Close()
+		if c, err := dial(e, addr); err == nil {
+			c.Close()
 			return addr
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the registry does not answer at %s: %s", addr, out.String())
+			t.Fatalf("the registry does not answer at %s", addr)
 		}
 	}
 }
 
 // manifestDigest asks skopeo, which nobody here has written.
-func manifestDigest(t *testing.T, ref string) string {
+func manifestDigest(t *testing.T, e *engine.Engine, ref string) string {
 	t.Helper()
-	r := must(t, exec.Command("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", "docker://"+ref))
+	r := inside(t, e, exec.Command("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", "docker://"+ref))
 	if r.Code != 0 {
 		t.Fatal(r)
 	}
@@ -93,7 +126,7 @@ func manifestDigest(t *testing.T, ref string) string {
 // TestRegistriesInAllPairings pushes and pulls with both command lines and skopeo, by both registries: digests stay.
 func TestRegistriesInAllPairings(t *testing.T) {
 	e := ownEngine(t, "busybox")
-	debian, ours := debianRegistry(t), ourRegistry(t)
+	debian, ours := debianRegistry(t, e), ourRegistry(t, e)
 	for _, host := range []string{debian, ours} {
 		name := host + "/course/busybox:1"
 		okOn(t, e, "tag", "busybox", name)
@@ -101,7 +134,7 @@ func TestRegistriesInAllPairings(t *testing.T) {
 		if !strings.Contains(out, "The push refers to repository ["+host+"/course/busybox]") || !strings.Contains(out, ": Pushed\n") {
 			t.Errorf("push said %q", out)
 		}
-		digest := manifestDigest(t, name)
+		digest := manifestDigest(t, e, name)
 		if !strings.Contains(out, "1: digest: "+digest+" size: ") {
 			t.Errorf("push said %q, the digest is %s", out, digest)
 		}
@@ -119,14 +152,14 @@ func TestRegistriesInAllPairings(t *testing.T) {
 			t.Errorf("run said %q", got)
 		}
 		// What skopeo converts and pushes.
-		if r := must(t, exec.Command("skopeo", "copy", "-q", "--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+name, "docker://"+host+"/course/converted:2")); r.Code != 0 {
+		if r := inside(t, e, exec.Command("skopeo", "copy", "-q", "--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+name, "docker://"+host+"/course/converted:2")); r.Code != 0 {
 			t.Fatal(r)
 		}
 		okOn(t, e, "pull", "-q", host+"/course/converted:2")
 		for _, to := range []string{debian, ours} {
 			okOn(t, e, "tag", host+"/course/converted:2", to+"/copied/again:3")
 			okOn(t, e, "push", "-q", to+"/copied/again:3")
-			if a, b := manifestDigest(t, host+"/course/converted:2"), manifestDigest(t, to+"/copied/again:3"); a != b {
+			if a, b := manifestDigest(t, e, host+"/course/converted:2"), manifestDigest(t, e, to+"/copied/again:3"); a != b {
 				t.Errorf("%s became %s", a, b)
 			}
 		}
@@ -138,7 +171,7 @@ func TestRegistriesInAllPairings(t *testing.T) {
 }
 
 // slowly forwards to a registry and trickles large replies, so that there is time to kill.
-func slowly(t *testing.T, host string) (addr string, bytes *atomic.Int64) {
+func slowly(t *testing.T, e *engine.Engine, host string) (addr string, bytes *atomic.Int64) {
 	t.Helper()
 	target, err := url.Parse("http://" + host)
 	if err != nil {
@@ -146,16 +179,14 @@ func slowly(t *testing.T, host string) (addr string, bytes *atomic.Int64) {
 	}
 	bytes = new(atomic.Int64)
 	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return dial(e, addr) }}
 	proxy.ModifyResponse = func(r *http.Response) error {
 		if r.ContentLength > 100_000 {
 			r.Body = &trickle{r.Body, bytes}
 		}
 		return nil
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t, e)
 	srv := &http.Server{Handler: proxy}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
@@ -178,11 +209,11 @@ func (r *trickle) Read(b []byte) (int, error) {
 // was not fetched once more each time.
 func TestKilledPullsGoOn(t *testing.T) {
 	e := ownEngine(t, "debian")
-	host := ourRegistry(t)
+	host := ourRegistry(t, e)
 	okOn(t, e, "tag", "debian", host+"/debian:1")
 	okOn(t, e, "push", "-q", host+"/debian:1")
 	okOn(t, e, "rmi", "-f", okOn(t, e, "images", "-q", host+"/debian:1"))
-	slow, bytes := slowly(t, host)
+	slow, bytes := slowly(t, e, host)
 	name := slow + "/debian:1"
 	rounds := 0
 	for ; rounds < 20; rounds++ {
@@ -229,9 +260,9 @@ func TestLogin(t *testing.T) {
 	if err := os.WriteFile(users, []byte("user:"+r.Out), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddress(t)
+	addr := freeAddress(t, gantry)
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\nauth: {htpasswd: {realm: r, path: %s}}\n", dir, addr, users)
-	host := startRegistry(t, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
+	host := startRegistry(t, gantry, addr, config, func(path string) *exec.Cmd { return exec.Command("docker-registry", "serve", path) })
 	name := host + "/private/busybox"
 	ok(t, "tag", "busybox", name)
 	t.Cleanup(func() { cli(t, "rmi", name); cli(t, "logout", host) })
