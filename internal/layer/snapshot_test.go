@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -425,5 +427,49 @@ func TestImportLearnsTheDiffID(t *testing.T) {
 	}
 	if _, err := s.Import(t.Context(), s.Lease(), strings.NewReader(strings.Repeat("no archive", 200))); err == nil {
 		t.Error("nonsense was taken")
+	}
+}
+
+// TestSnapshotCrash is what the child process of the next test does: it dies at the fail point.
+func TestSnapshotCrash(t *testing.T) {
+	root := os.Getenv("GANTRY_TEST_SNAPSHOT_ROOT")
+	if root == "" {
+		t.Skip("only as a child of TestSnapshotIsWholeOrNeverWas")
+	}
+	s, _ := openStore(t, root)
+	if err := s.CreateWritable("", "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "containers/c/upper/f"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Snapshot(t.Context(), s.Lease(), "", "c"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSnapshotIsWholeOrNeverWas(t *testing.T) {
+	needRoot(t)
+	for _, point := range []string{"layer-copied", "layer-renamed"} {
+		t.Run(point, func(t *testing.T) {
+			root := t.TempDir()
+			child := exec.Command(os.Args[0], "-test.run=^TestSnapshotCrash$")
+			child.Env = append(os.Environ(), "GANTRY_TEST_SNAPSHOT_ROOT="+root, "GANTRY_FAILPOINT="+point)
+			out, err := child.CombinedOutput()
+			if exit, ok := err.(*exec.ExitError); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("the child did not die as it should: %v\n%s", err, out)
+			}
+			s, _ := openStore(t, root)
+			if len(s.layers) != 0 {
+				t.Errorf("records: %v", s.layers)
+			}
+			i, err := s.Snapshot(t.Context(), s.Lease(), "", "c")
+			if err != nil || i.Size != 1 {
+				t.Fatalf("%+v, %v", i, err)
+			}
+			if left, _ := os.ReadDir(filepath.Join(root, "layers/tmp")); len(left) != 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
 	}
 }
