@@ -46,7 +46,8 @@ type Networks interface {
 type Connector interface {
 	Connect(ctx context.Context, r *NetworkRequest, ref string, want *network.EndpointSettings, path string) (*Connection, error)
 	Disconnect(ctx context.Context, id, ref, path string) (*Connection, error)
-	Name(ref string) (string, error) // of the network, in full
+	Rename(id, name string) (*Connection, error) // nil: it is not connected
+	Name(ref string) (string, error)             // of the network, in full
 	HostGateway() (netip.Addr, error)
 }
 

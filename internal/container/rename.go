@@ -50,6 +50,15 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 			return err
 		}
 		c.now.Name = bare
+		if s.Connector != nil {
+			n, err := s.Connector.Rename(c.id, bare)
+			if err != nil {
+				s.Log.Error("a renamed container may be found in its networks by its old name after the engine's next start", "container", c.id, "err", err)
+			}
+			if n != nil {
+				c.connected(n)
+			}
+		}
 		c.publish()
 		s.releaseName(old, c.id)
 		s.event(&c.now, "rename", "oldName", "/"+old)

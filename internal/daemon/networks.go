@@ -80,4 +80,9 @@ func (s networks) Disconnect(ctx context.Context, id, ref, path string) (*contai
 	return (*container.Connection)(j), err
 }
 
+func (s networks) Rename(id, name string) (*container.Connection, error) {
+	j, err := s.Service.Rename(id, name)
+	return (*container.Connection)(j), err
+}
+
 func (s networks) HostGateway() (netip.Addr, error) { return s.Service.HostGateway() }

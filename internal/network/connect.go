@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"slices"
 
 	api "github.com/moby/moby/api/types/network"
 
@@ -49,6 +50,27 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 	}
 	s.event(n, "connect", "container", r.ID)
 	return j.result(), nil
+}
+
+// Rename gives a container that is connected another name, by which it is found from now on.
+func (s *Service) Rename(id, name string) (*Joined, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.joined[id]
+	if j == nil {
+		return nil, nil
+	}
+	for _, e := range j.Endpoints {
+		e.Names = slices.Clone(e.Names)
+		for i, n := range e.Names {
+			if n == j.Name {
+				e.Names[i] = name
+				break
+			}
+		}
+	}
+	j.Name = name
+	return j.result(), s.writeJoined(j)
 }
 
 // joinedFor is what a container holds, or the beginning of it. s.mu is held.

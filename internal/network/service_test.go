@@ -477,6 +477,15 @@ func TestContainersFindEachOtherByName(t *testing.T) {
 	if got, err := lookup(elsewhere, "udp4", "db."); err == nil {
 		t.Errorf("a name is known on another network: %v", got)
 	}
+	if _, err := h.Rename(db.ID, "db3"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := lookup(ns, "udp4", "db3."); err != nil || !slices.Equal(got, []string{ipA}) {
+		t.Error(got, err)
+	}
+	if got, err := lookup(ns, "udp4", "db."); err == nil {
+		t.Errorf("the old name is %v", got)
+	}
 	// Whoever joins later is known, whoever leaves is not.
 	h.Leave(db.ID)
 	if got, err := lookup(elsewhere, "udp4", "db."); err == nil {
