@@ -51,13 +51,36 @@ type Joined struct {
 // Join makes a network namespace for a container that is about to start, and connects it. On an error nothing is left.
 func (s *Service) Join(ctx context.Context, r *JoinRequest) (*Joined, error) {
 	s.Leave(r.ID) // what a start before this one left
-	j, err := s.lease(r)
-	if err != nil {
-		return nil, err
+	// The kernel takes its time to make a namespace: meanwhile, the rest is reserved.
+	type made struct {
+		ns  *netns.Namespace
+		err error
 	}
-	ns, err := s.connect(j, r)
+	making := make(chan made, 1)
+	go func() {
+		ns, err := s.New()
+		making <- made{ns, err}
+	}()
+	j, err := s.lease(r)
+	var nets map[string]*network
+	if err == nil {
+		nets, err = s.reserve(j, r)
+	}
+	m := <-making
+	ns := m.ns
+	if err == nil {
+		err = m.err
+	}
+	if err == nil {
+		err = s.connect(j, nets, ns)
+	}
 	if err != nil {
-		s.Leave(r.ID)
+		if ns != nil {
+			ns.Close()
+		}
+		if j != nil {
+			s.Leave(r.ID)
+		}
 		return nil, err
 	}
 	out := j.result()
@@ -240,8 +263,8 @@ func linkName() string {
 	return "veth" + hex.EncodeToString(b[:])[:7]
 }
 
-// connect makes all that j notes.
-func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
+// reserve makes j's networks ready and reserves its ports.
+func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error) {
 	nets, err := s.made(j)
 	if err != nil {
 		return nil, err
@@ -268,29 +291,28 @@ func (s *Service) connect(j *joined, r *JoinRequest) (*netns.Namespace, error) {
 		}
 	}
 	failpoint.Hit("network.reserved")
-	ns, err := s.New()
-	if err != nil {
-		return nil, err
-	}
+	return nets, nil
+}
+
+// connect makes what j notes.
+func (s *Service) connect(j *joined, nets map[string]*network, ns *netns.Namespace) error {
+	gateway := j.gateway()
 	for _, e := range j.Endpoints {
 		if err := s.plug(nets[e.Network], e, ns, e == gateway); err != nil {
-			ns.Close()
-			return nil, err
+			return err
 		}
 		failpoint.Hit("network.plugged")
 	}
 	if j.resolves() {
 		if err := s.serveNames(j, ns); err != nil {
-			ns.Close()
-			return nil, err
+			return err
 		}
 	}
 	if err := s.table.Publish(j.published()); err != nil {
-		ns.Close()
-		return nil, err
+		return err
 	}
 	failpoint.Hit("network.published")
-	return ns, nil
+	return nil
 }
 
 // Failpoints lists the places where a test may kill the engine while it connects a container (package failpoint).
