@@ -39,6 +39,7 @@ lint: vet
 vet:
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
+	for program in init supervisor engine gantry; do GOARCH=arm64 $(GO) build -o /dev/null ./cmd/$$program || exit 1; done
 
 ## unit: every package's own tests, under the race detector where the code under test runs in process.
 unit:
