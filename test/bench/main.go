@@ -128,7 +128,7 @@ func (s subject) measure(n int) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(root)
-	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry")), theirs: engine.Docker(filepath.Join(root, "docker")), dir: filepath.Join(root, "made")}
+	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry")), theirs: engine.DockerWithNetworks(filepath.Join(root, "docker")), dir: filepath.Join(root, "made")}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return "", err
 	}

@@ -68,15 +68,22 @@ func Gantry(root string, flags ...string) *Engine {
 	return e
 }
 
-// Docker returns a dockerd that is not started yet. It gets its own network namespace, with nothing in it
-// but loopback, and a mount namespace that dies with it.
+// Docker returns a dockerd that is not started yet, without bridge and firewall rules.
 func Docker(root string, flags ...string) *Engine {
+	return docker(root, append([]string{"--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"}, flags...))
+}
+
+// DockerWithNetworks returns a dockerd that is not started yet, with its default bridge and firewall rules.
+func DockerWithNetworks(root string, flags ...string) *Engine { return docker(root, flags) }
+
+// docker gives dockerd its own network namespace, with nothing in it but loopback, and a mount namespace that
+// dies with it.
+func docker(root string, flags []string) *Engine {
 	e := &Engine{Name: "docker", Root: root, Socket: filepath.Join(root, "docker.sock"), Log: filepath.Join(root, "dockerd.log")}
 	e.Program = "unshare"
 	e.args = append([]string{"--net", "--mount", "sh", "-c", `ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; exec "$0" "$@"`,
 		"dockerd", "--data-root", filepath.Join(root, "data"), "--exec-root", filepath.Join(root, "exec"),
-		"--pidfile", filepath.Join(root, "pid"), "--host", "unix://" + e.Socket, "--storage-driver", "overlay2",
-		"--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"}, flags...)
+		"--pidfile", filepath.Join(root, "pid"), "--host", "unix://" + e.Socket, "--storage-driver", "overlay2"}, flags...)
 	return e
 }
 
