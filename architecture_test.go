@@ -17,7 +17,7 @@ var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
 	{"internal/kernel/"},
 	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events"},
-	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/"},
+	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
 }
@@ -35,6 +35,8 @@ var sameFloor = map[string][]string{
 	"internal/api/":      {"internal/api"},
 	"internal/api":       {"internal/api/"},
 	"internal/registry/": {"internal/registry", "internal/registry/"},
+	"internal/build":     {"internal/build/"},
+	"internal/build/":    {"internal/build/"},
 	"internal/network":   {"internal/network/"},
 	"internal/network/":  {"internal/network/"},
 	"cmd/":               {"internal/daemon"},
