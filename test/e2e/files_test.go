@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -195,56 +194,7 @@ func newerWords(err string) bool {
 // TestFilesDifferential holds what moves files in and out of containers and images against a real dockerd: first with the
 // stock command line, then with Gantry's own.
 func TestFilesDifferential(t *testing.T) {
-	docker := oracle(t)
-	links := t.TempDir()
-	if err := os.Symlink(gantry.Program, filepath.Join(links, "docker")); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range fileSessions {
-		t.Run(s.name, func(t *testing.T) {
-			root := t.TempDir()
-			play := func(e *engine.Engine, who, path string) (results []engine.Result) {
-				dir := filepath.Join(root, who)
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					t.Error(err)
-				}
-				for _, line := range s.lines {
-					cmd := exec.Command("sh", "-c", strings.TrimLeft(line, "~!"))
-					cmd.Env = append(e.StockCLI().Env, "PATH="+path+os.Getenv("PATH"))
-					cmd.Dir = dir
-					r := engine.Run(cmd)
-					r.Out, r.Err = strings.ReplaceAll(r.Out, dir, "<dir>"), strings.ReplaceAll(r.Err, dir, "<dir>")
-					results = append(results, r)
-				}
-				return results
-			}
-			theirs := make(chan []engine.Result)
-			go func() { theirs <- play(docker, "docker", "/usr/bin:") }()
-			stock := play(gantry, "stock", "/usr/bin:")
-			own := play(gantry, "own", links+":")
-			wanted := <-theirs
-			for i, line := range s.lines {
-				if strings.HasPrefix(line, "!") {
-					continue
-				}
-				for who, got := range map[string]engine.Result{"stock": stock[i], "own": own[i]} {
-					want := wanted[i]
-					for _, part := range []struct{ what, got, want string }{
-						{"status", fmt.Sprint(got.Code), fmt.Sprint(want.Code)},
-						{"stdout", fileMask(got.Out), fileMask(want.Out)},
-						{"stderr", fileMask(got.Err), fileMask(want.Err)},
-					} {
-						if part.what != "status" && strings.HasPrefix(line, "~") || part.what == "stderr" && who == "own" && newerWords(want.Err) {
-							continue
-						}
-						if part.got != part.want {
-							t.Errorf("%s\n  %s of gantry (%s command line): %q\n  %s of docker: %q", line, part.what, who, part.got, part.what, part.want)
-						}
-					}
-				}
-			}
-		})
-	}
+	shellDifferential(t, fileSessions, gantry, oracle(t), fileMask)
 }
 
 // everything is a script that makes what is hard to keep: links, devices, holes, odd names, deleted and replaced directories.
