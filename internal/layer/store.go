@@ -52,6 +52,7 @@ type Store struct {
 	trash  *trash
 
 	collecting sync.Mutex
+	adopting   sync.Mutex
 
 	mu        sync.Mutex
 	next      uint64
