@@ -1,0 +1,128 @@
+// Package build makes images: it has a front end turn what is asked into a graph (package graph), has the graph solved
+// (package solve), and makes of the result what is wanted of it: an image with names, an archive, a folder.
+//
+// Who asks is behind interfaces. A [Client] gives folders, secrets and agents when the graph asks for them, whether it sent
+// an archive with its request or talks through a session; a [Sink] is told what happens, and shows it as Docker's classic builder
+// does, as lines or as a picture that moves.
+package build
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"gantry/internal/build/graph"
+	"gantry/internal/build/source"
+)
+
+// Client is whoever asks for a build, as far as it is asked in turn.
+type Client interface {
+	// Folder returns a folder that the client offers: "context", "dockerfile", or one named by --build-context. What the
+	// client does not have is errs.NotFound.
+	Folder(ctx context.Context, l *graph.Local) (source.Tree, error)
+	// Secret returns a secret's content; errs.NotFound if the client has none of that ID.
+	Secret(ctx context.Context, id string) ([]byte, error)
+	// Agent connects to an SSH agent; errs.NotFound if the client has none of that ID.
+	Agent(ctx context.Context, id string) (net.Conn, error)
+}
+
+// Request is one build.
+type Request struct {
+	ID     string // names the build for Cancel; may be empty
+	Client Client
+	// Dockerfile is the file's content; nil reads File from the client's folder "dockerfile", or "context" where it has none.
+	Dockerfile []byte
+	// File is the Dockerfile's path in its folder, for reading and for messages; "" is Dockerfile.
+	File   string
+	Target string // stage; "" is the last
+	// Args are the build arguments. A nil value is one that the client's environment does not have.
+	Args          map[string]*string
+	Labels        map[string]string
+	NoCache       bool
+	NoCacheFilter []string // stages
+	Pull          bool     // ask the registry even for images that are here
+	Platforms     []ocispec.Platform
+	// Contexts are --build-context: name to "local", docker-image://, oci-layout:// or an address.
+	Contexts map[string]string
+	// Remote is an address, of git or http, that is the context instead of a folder of the client's.
+	Remote string
+
+	Network      string // of RUN: "", "default", "none", "host"
+	ExtraHosts   []string
+	Ulimits      []graph.Ulimit
+	ShmSize      int64 // bytes
+	CgroupParent string
+	Resources    graph.Resources
+	Insecure     bool // RUN --security=insecure and --network=host are allowed
+	Epoch        *time.Time
+
+	Outputs []Output
+	Sink    Sink // may be nil
+	// Access is what the client knows of registries, see image.PullOptions.
+	Access any
+}
+
+// Output is one thing to make of the result.
+type Output struct {
+	// Type is "image" (into the engine's images), "local" (a tar stream of the files, for a folder of the client's), "tar" (the
+	// same), "docker" or "oci" (an image archive).
+	Type  string
+	Names []string  // of an image, "repository[:tag]"
+	To    io.Writer // where an archive goes
+}
+
+// Built is what came of a build.
+type Built struct {
+	Image    digest.Digest // ID of the image, its config's digest; "" where none was wanted
+	Manifest digest.Digest
+	Names    []string // in full
+	Config   []byte
+}
+
+// EventKind says what happened.
+type EventKind uint8
+
+const (
+	Planned   EventKind = iota // Result is known: Vertices, Steps, Warnings
+	Started                    // Vertex is being done
+	Cached                     // Vertex need not be done
+	Completed                  // Vertex is done
+	Failed                     // Vertex failed, with Err
+	Logged                     // Vertex's program wrote Data to Stream (1: stdout, 2: stderr)
+	Reported                   // Status of a part of Vertex: a layer of a pull, files of a transfer
+	Running                    // Vertex's program runs, as Container
+	Exporting                  // what Text says is made of the result
+)
+
+// Event is one thing that happened in a build.
+type Event struct {
+	Kind      EventKind
+	Time      time.Time
+	Vertex    *graph.Vertex
+	Err       error
+	Stream    int
+	Data      []byte // not to be kept
+	Status    Status
+	Container string
+	Text      string
+	Result    *graph.Result
+	// State is, when Cached or Completed, what the vertex's first output is known by.
+	State digest.Digest
+	// Why says, when Started, why the cache did not have it: "no such step before", "file src/main.go".
+	Why string
+}
+
+// Status tells how far a part of a vertex is.
+type Status struct {
+	ID             string // names the part
+	Action         string // "Downloading", "transferring context"
+	Current, Total int64  // bytes; Total 0: not known
+	Done           bool
+}
+
+// Sink is told what happens. It is called by one goroutine at a time.
+type Sink interface{ Event(Event) }
