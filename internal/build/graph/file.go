@@ -94,19 +94,21 @@ type Symlink struct {
 	Timestamp *int64
 }
 
-// Owner is a user and a group; each may be nil, which is 0 for what is made. (For what is copied by Docker's
-// rules a user without group is both, and the front end says so.)
+// Owner is a user and a group. Without User it is root, uid 0. Without Group it is the user's own: the primary
+// group of /etc/passwd for a user by name, the same number for one by number.
 type Owner struct {
 	User, Group *Principal
 }
 
 // Principal is a user or a group: by number, or by name.
 type Principal struct {
-	// Name, unless it is "", is looked up in /etc/passwd or /etc/group of the file system Input. A missing name fails the
-	// action.
+	// Name, unless it is "", is looked up in /etc/passwd or /etc/group of the file system Input.
 	Name  string
 	Input int
-	ID    uint32
+	// Required fails the action if the name isn't found (Docker's classic builder). Otherwise it then counts as 0, as
+	// BuildKit has it: FROM scratch has no /etc/passwd.
+	Required bool
+	ID       uint32
 }
 
 // Kind implements Op.
