@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -104,11 +105,11 @@ var containerInspectShims = []shim[containerInspect]{
 		x.Storage = nil
 	}},
 	{v(48), "no ImageManifestDescriptor", func(x *containerInspect) { x.ImageManifestDescriptor = nil }},
-	{v(45), "Aliases hold the short ID", func(x *containerInspect) {
+	{v(45), "Aliases hold the short ID and the host name", func(x *containerInspect) {
 		for name, e := range x.NetworkSettings.Networks {
 			if userDefined(name) {
 				cp := *e
-				cp.Aliases = append(append([]string(nil), e.Aliases...), ids.Short(x.ID))
+				cp.Aliases = slices.Compact(append(append([]string(nil), e.Aliases...), ids.Short(x.ID), x.Config.Hostname))
 				x.NetworkSettings.Networks[name] = &cp
 			}
 		}
@@ -143,6 +144,8 @@ type createHostConfig struct {
 	Capabilities []string // an idea of 1.40, taken back in 1.41
 }
 
+const macDeprecated = "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
+
 var containerCreateShims = []shim[containerCreate]{
 	{maxVersion + 1, "a pids limit of 0 or less is none", func(x *containerCreate) {
 		if n := x.HostConfig.PidsLimit; n != nil && *n <= 0 {
@@ -154,7 +157,11 @@ var containerCreateShims = []shim[containerCreate]{
 			return
 		}
 		mode := x.HostConfig.NetworkMode
-		if mode != "host" && mode != "none" && !mode.IsContainer() {
+		if mode.IsContainer() {
+			x.fail("conflicting options: mac-address and the network mode")
+			return
+		}
+		if mode != "host" && mode != "none" {
 			var mac network.HardwareAddr
 			if err := mac.UnmarshalText([]byte(x.MacAddress)); err != nil {
 				x.fail("invalid MAC address %q: %w", x.MacAddress, err)
@@ -167,7 +174,10 @@ var containerCreateShims = []shim[containerCreate]{
 			}
 			e.MacAddress = mac
 		}
-		x.warnings = append(x.warnings, "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead.")
+		x.warnings = append(x.warnings, macDeprecated)
+	}},
+	{v(44), "there was no other way to say it", func(x *containerCreate) {
+		x.warnings = slices.DeleteFunc(x.warnings, func(w string) bool { return w == macDeprecated })
 	}},
 	{v(52), "HostConfig.Capabilities is refused, not ignored: it would have taken capabilities away", func(x *containerCreate) {
 		if len(x.HostConfig.Capabilities) > 0 {

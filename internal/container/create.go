@@ -100,6 +100,9 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 		return nil, nil, err
 	}
 	warnings = append(warnings, more...)
+	if host.NetworkMode.IsHost() && len(host.PortBindings) > 0 {
+		warnings = append(warnings, "Published ports are discarded when using host network mode")
+	}
 	id := ids.New()
 	switch {
 	case host.NetworkMode.IsHost() || host.UTSMode.IsHost():

@@ -135,7 +135,7 @@ func (s *Service) matcher(o *ListOptions, all []Snapshot) (func(int) bool, error
 		}
 		add(func(c *Snapshot) bool {
 			if key == "publish" {
-				return false // nothing is published yet
+				return slices.ContainsFunc(hostPorts(c.HostConfig.PortBindings), ports)
 			}
 			for p := range maps.Keys(c.Config.ExposedPorts) {
 				if ports(p) {
@@ -219,6 +219,18 @@ func boolFilter(key string, values []string) (bool, error) {
 }
 
 // portFilter reads <port>[-<port>][/<proto>].
+// hostPorts are the ports of the host that were asked for, whether they are published now or not.
+func hostPorts(m network.PortMap) (out []network.Port) {
+	for p, bindings := range m {
+		for _, b := range bindings {
+			if h, err := network.ParsePort(b.HostPort + "/" + string(p.Proto())); err == nil {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
 func portFilter(key string, values []string) (func(network.Port) bool, error) {
 	var ranges []network.PortRange
 	for _, v := range values {

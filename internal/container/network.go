@@ -82,7 +82,9 @@ func (s *Service) endpoints(h *api.HostConfig, given *network.NetworkingConfig) 
 	return out, nil
 }
 
-// named makes the keys of endpoints the networks' names, where users may have given IDs.
+// named makes the keys of endpoints the networks' names, where users may have given IDs. A network may be made between
+// the container's creation and its start: then it is asked for again. (A "not found" here would be taken for the image's,
+// and send clients to pull it.)
 func (s *Service) named(endpoints map[string]*network.EndpointSettings) (map[string]*network.EndpointSettings, error) {
 	if s.Connector == nil {
 		return endpoints, nil
@@ -90,7 +92,9 @@ func (s *Service) named(endpoints map[string]*network.EndpointSettings) (map[str
 	out := make(map[string]*network.EndpointSettings, len(endpoints))
 	for ref, e := range endpoints {
 		name, err := s.Connector.Name(ref)
-		if err != nil {
+		if errs.NotFound.Is(err) {
+			name = ref
+		} else if err != nil {
 			return nil, err
 		}
 		out[name] = e
@@ -244,10 +248,7 @@ func (c *container) changeable(net string, on bool) (string, error) {
 		return "", err
 	case c.now.Status == Removing || c.now.Status == Dead:
 		return "", errs.Forbidden.Errorf("container %s is marked for removal and cannot be connected or disconnected to the network", c.id)
-	case m.IsHost() || name == "host":
-		if on {
-			return "", errs.Forbidden.Errorf("container cannot be connected to host network: it must be so from its creation")
-		}
+	case on && (m.IsHost() || name == "host"), m.IsHost() && name == "host":
 		return "", errs.Forbidden.Errorf("container cannot be disconnected from host network or connected to host network")
 	case m.IsContainer():
 		return "", errs.Forbidden.Errorf("container sharing network namespace with another container or host cannot be connected to any other network")

@@ -118,4 +118,3 @@ func carriedXattrs(fd int) (map[string]string, error) {
 	}
 	return out, nil
 }
-

@@ -94,7 +94,9 @@ func (s *Service) Check(r *JoinRequest) error {
 	defer s.mu.Unlock()
 	for ref, want := range r.Endpoints {
 		n, err := s.find(ref)
-		if err != nil {
+		if errs.NotFound.Is(err) {
+			continue // it may be made before the container starts
+		} else if err != nil {
 			return err
 		}
 		if err := checkEndpoint(n, want); err != nil {
