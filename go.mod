@@ -23,7 +23,21 @@ require (
 	github.com/klauspost/compress v1.20.3
 )
 
-require golang.org/x/crypto v0.58.0
+require (
+	github.com/moby/buildkit v0.31.2
+	github.com/moby/patternmatcher v0.6.1
+	github.com/tonistiigi/dchapes-mode v0.0.0-20250318174251-73d941a28323
+	golang.org/x/crypto v0.58.0
+)
+
+require (
+	github.com/agext/levenshtein v1.2.3 // indirect
+	github.com/containerd/typeurl/v2 v2.3.0 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
+	github.com/planetscale/vtprotobuf v0.6.1-0.20240319094008-0393e58bdf10 // indirect
+	github.com/tonistiigi/go-csvvalue v0.0.0-20240814133006-030d3b2625d0 // indirect
+	google.golang.org/protobuf v1.36.11 // indirect
+)
 
 require (
 	github.com/rogpeppe/go-internal v1.16.0

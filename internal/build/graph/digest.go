@@ -2,6 +2,7 @@ package graph
 
 import (
 	"encoding/binary"
+	"fmt"
 	"reflect"
 	"sort"
 	"strconv"
@@ -41,7 +42,12 @@ func walk(path string, v reflect.Value, emit func(path, value string)) {
 		// Sorted, so that fields may be moved about in the source.
 		sort.Strings(names)
 		for _, name := range names {
-			if f := v.FieldByName(name); !f.IsZero() {
+			f := v.FieldByName(name)
+			switch {
+			case f.IsZero():
+			case name == "Mode" && f.Kind() == reflect.Uint32:
+				emit(path+".Mode", fmt.Sprintf("%04o", f.Uint()))
+			default:
 				walk(path+"."+name, f, emit)
 			}
 		}

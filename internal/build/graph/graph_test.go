@@ -156,8 +156,7 @@ func TestOutline(t *testing.T) {
 	want := `1 image
   Ref = "x"
 2 exec ← 1  [2/2] RUN make  (line 3)
-  Args = "1"
-  Args[0] = "make"
+  Args = ["make"]
   Cwd = "/"
   Mounts = "1"
   Mounts[0].Dest = "/"

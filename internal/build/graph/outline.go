@@ -33,8 +33,24 @@ func (g *Graph) Outline(w io.Writer) error {
 			b.WriteString("  no cache")
 		}
 		b.WriteByte('\n')
-		for _, f := range v.Fields() {
-			fmt.Fprintf(&b, "  %s = %q\n", strings.TrimPrefix(f.Path, v.Op.Kind()+"."), f.Value)
+		fields := v.Fields()
+		for i := 0; i < len(fields); i++ {
+			f := fields[i]
+			fmt.Fprintf(&b, "  %s = ", strings.TrimPrefix(f.Path, v.Op.Kind()+"."))
+			// A list of plain values stands on one line.
+			item := func(n int) bool {
+				return i+n < len(fields) && fields[i+n].Path == fmt.Sprintf("%s[%d]", f.Path, n-1)
+			}
+			if !item(1) {
+				fmt.Fprintf(&b, "%q\n", f.Value)
+				continue
+			}
+			var list []string
+			for n := 1; item(n); n++ {
+				list = append(list, fields[i+n].Value)
+			}
+			fmt.Fprintf(&b, "%q\n", list)
+			i += len(list)
 		}
 		if _, err := io.WriteString(w, b.String()); err != nil {
 			return err

@@ -57,6 +57,8 @@ type Step struct {
 	Text   string
 	Stage  string
 	Source []Range
+	// Trigger is set for what an ONBUILD of the base image brought. The classic progress doesn't count these.
+	Trigger bool
 	// Vertex is what it makes; nil if it only changes the configuration, or for FROM scratch.
 	Vertex *Vertex
 }
