@@ -16,7 +16,7 @@ import (
 var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec"},
 	{"internal/kernel/"},
-	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events"},
+	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events", "internal/trash"},
 	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
@@ -29,6 +29,7 @@ var sameFloor = map[string][]string{
 	"internal/runtime/":  {"internal/runtime/"},
 	"internal/layer":     {"internal/content", "internal/state"},
 	"internal/content":   {"internal/state"},
+	"internal/trash":     {"internal/state"},
 	"internal/remote":    {"internal/content"},
 	"internal/cli":       {"internal/cli/"},
 	"internal/cli/":      {"internal/cli/"},

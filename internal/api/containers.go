@@ -270,7 +270,7 @@ func (s *Server) containerKill(c *call) error {
 }
 
 func (s *Server) containerRemove(c *call) error {
-	err := s.deps.Containers.Remove(c.r.Context(), c.name, c.flag("force"), c.flag("v"), c.flag("link"))
+	err := s.deps.Containers.Remove(c.removal(), c.name, c.flag("force"), c.flag("v"), c.flag("link"))
 	if err != nil {
 		return err
 	}

@@ -294,7 +294,7 @@ func (s *Server) imageRemove(c *call) error {
 	if strings.TrimSpace(c.name) == "" {
 		return errs.Invalid.Errorf("image name cannot be blank")
 	}
-	gone, err := s.deps.Images.Remove(c.r.Context(), c.name, c.flag("force"), c.flag("noprune"))
+	gone, err := s.deps.Images.Remove(c.removal(), c.name, c.flag("force"), c.flag("noprune"))
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ func (s *Server) containerPrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	ids, freed, err := s.deps.Containers.Prune(c.r.Context(), f)
+	ids, freed, err := s.deps.Containers.Prune(c.removal(), f)
 	if err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (s *Server) imagePrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	gone, freed, err := s.deps.Images.Prune(c.r.Context(), f)
+	gone, freed, err := s.deps.Images.Prune(c.removal(), f)
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,12 @@ var routes = []route{
 	{"GET", "/plugins", missing("plugin ls"), v(25)},
 	{"GET", "/plugins/{name}/json", noSuch("plugin %q not found"), v(25)},
 
+	// Gantry's own: what Docker has no words for lies below /gantry.
+	{"GET", "/gantry/trash", (*Server).trashList, 0},
+	{"DELETE", "/gantry/trash", (*Server).trashEmpty, 0},
+	{"POST", "/gantry/undo", (*Server).undo, 0},
+	{"POST", "/gantry/images/{name}/protect", (*Server).imageProtect, 0},
+
 	{"GET", "/swarm", noSwarm, 0},
 	{"POST", "/swarm/{name}", missing("swarm"), 0},
 	{"GET", "/nodes", noSwarm, 0},
@@ -172,6 +178,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("request", "method", r.Method, "path", r.URL.Path)
 	}
 	defer s.survive(r)
+	if r.Method == "POST" || r.Method == "PUT" { // may need disk
+		s.deps.Trash.MakeRoom(r.Context())
+	}
 	err = rt.handle(s, c)
 	if err == nil || r.Context().Err() != nil { // no one to tell
 		return

@@ -23,6 +23,7 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/kernel/peer"
 	"gantry/internal/network"
+	"gantry/internal/trash"
 )
 
 // Deps is what a Server needs.
@@ -30,6 +31,7 @@ type Deps struct {
 	Containers *container.Service
 	Images     *image.Service
 	Networks   *network.Service // nil: none can be made
+	Trash      *trash.Bin       // nil: what is removed is gone
 	Events     *events.Bus
 	Host       Host
 	Registries Registries // nil: no registry is talked to

@@ -290,6 +290,9 @@ func TestRoutesAreDockers(t *testing.T) {
 	undescribed := map[string]bool{"GET /containers/{name}/checkpoints": true, "POST /containers/{name}/checkpoints": true, "POST /grpc": true, "POST /build/cancel": true, "DELETE /images/": true}
 	for _, r := range routes {
 		path := strings.ReplaceAll(r.pattern, "{name}", "init")
+		if strings.HasPrefix(path, "/gantry/") { // our own
+			continue
+		}
 		if !spec.Describes(r.method, path) && !undescribed[r.method+" "+r.pattern] {
 			t.Errorf("%s %s is not Docker's", r.method, r.pattern)
 		}

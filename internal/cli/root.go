@@ -22,7 +22,7 @@ func groups() []*command.Group {
 			container.Run, container.Start, container.Stop, container.Top, container.Unpause, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
-			image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag,
+			image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
 		}},
 		{Name: "network", Short: "Manage networks", Commands: []*command.Command{
 			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,
@@ -35,5 +35,5 @@ func groups() []*command.Group {
 
 // others are the verbs that belong to no noun.
 func others() []*command.Command {
-	return []*command.Command{registry.Login, registry.Logout, registry.Search, system.Inspect, system.Version}
+	return []*command.Command{registry.Login, registry.Logout, registry.Search, system.Inspect, system.Undo, system.Version}
 }

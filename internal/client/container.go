@@ -80,6 +80,7 @@ func (c *Client) ContainerRemove(ctx context.Context, id string, o RemoveOptions
 	setTrue(q, "v", o.Volumes)
 	setTrue(q, "link", o.Link)
 	setTrue(q, "force", o.Force)
+	setRemoval(ctx, q)
 	return c.JSON(ctx, Request{Method: "DELETE", Path: "/containers/" + esc(id), Query: q}, nil)
 }
 

@@ -118,6 +118,7 @@ func (c *Client) ContainerRename(ctx context.Context, id, name string) error {
 func (c *Client) Prune(ctx context.Context, kind string, f Filters, out any) error {
 	q := url.Values{}
 	set(q, "filters", f.Encode())
+	setRemoval(ctx, q)
 	return c.JSON(ctx, Request{Method: "POST", Path: "/" + kind + "/prune", Query: q}, out)
 }
 

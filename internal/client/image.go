@@ -30,6 +30,7 @@ func (c *Client) ImageRemove(ctx context.Context, ref string, force, noPrune boo
 	q := url.Values{}
 	setTrue(q, "force", force)
 	setTrue(q, "noprune", noPrune)
+	setRemoval(ctx, q)
 	err = c.JSON(ctx, Request{Method: "DELETE", Path: "/images/" + esc(ref), Query: q}, &out)
 	return out, err
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"gantry/internal/network/ipam"
 )
@@ -44,6 +45,7 @@ type Config struct {
 	IpcMode      string
 	CgroupnsMode string // empty: private on cgroup v2, host on v1
 	LiveRestore  bool
+	Trash        time.Duration // how long what is removed can be brought back; 0: not at all
 
 	Bridge       string       // interface of the default network; "": the engine's own, "none": no default network
 	BIP          netip.Prefix // its address and subnet; invalid: chosen
@@ -68,7 +70,7 @@ type Ulimit struct {
 func defaults() *Config {
 	return &Config{
 		File: DefaultFile, DataRoot: "/var/lib/gantry", ExecRoot: DefaultExecRoot, Pidfile: "/run/gantry.pid", Group: "gantry",
-		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true,
+		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true, Trash: 10 * time.Minute,
 		Ulimits: map[string]Ulimit{}, LogOpts: map[string]string{}, Mirrors: map[string][]string{},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"gantry/internal/network/ipam"
 )
@@ -145,6 +146,14 @@ var options = []*option{
 		set: oneOf("default IPC mode", func(c *Config) *string { return &c.IpcMode }, "private", "shareable")},
 	{flag: "default-cgroupns-mode", key: "default-cgroupns-mode", arg: "mode", help: "Default cgroup namespace mode of containers: host, private",
 		set: oneOf("default cgroup namespace mode", func(c *Config) *string { return &c.CgroupnsMode }, "host", "private")},
+	{flag: "trash", key: "trash", arg: "duration", help: "How long what is removed can be brought back by `gantry undo`; 0s: not at all (default 10m)", set: func(c *Config, v []string) error {
+		d, err := time.ParseDuration(v[0])
+		if err != nil || d < 0 {
+			return fmt.Errorf("invalid duration %q: want one such as 10m, or 0s for no trash", v[0])
+		}
+		c.Trash = d
+		return nil
+	}},
 	{flag: "bridge", short: 'b', key: "bridge", arg: "name", help: "Bridge of the default network; \"none\" is to have none", set: str(func(c *Config) *string { return &c.Bridge })},
 	{flag: "bip", key: "bip", arg: "cidr", help: "Address and subnet of the default network's bridge", set: func(c *Config, v []string) (err error) {
 		c.BIP = netip.Prefix{}

@@ -19,6 +19,7 @@ import (
 	"gantry/internal/runtime"
 	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 )
 
 // Options are what the service stands on.
@@ -34,8 +35,10 @@ type Options struct {
 	Cgroups   *cgroup.Host
 	Home      *cgroup.Group // the supervisor's own
 	Builder   *runtime.Builder
-	Networks  Networks  // nil: none
-	Connector Connector // nil without Networks
+	Networks  Networks   // nil: none
+	Connector Connector  // nil without Networks
+	Trash     *trash.Bin // nil: what is removed is gone
+	Parking   Parking    // nil without Trash
 	OpenLog   LogOpener
 	Events    Events
 	Log       *slog.Logger
@@ -55,6 +58,8 @@ type Service struct {
 	byID  map[string]*container
 	names map[string]string // → ID; also those of containers that are just being created
 	execs map[string]*exec
+
+	leavings map[string]chan struct{} // of removals whose reply is out, but which are not done yet
 }
 
 // Open brings back all containers: those that run are adopted, what ended meanwhile is recorded, operations
@@ -65,7 +70,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 			return nil, err
 		}
 	}
-	s := &Service{Options: o, byID: map[string]*container{}, names: map[string]string{}, execs: map[string]*exec{}}
+	s := &Service{Options: o, byID: map[string]*container{}, names: map[string]string{}, execs: map[string]*exec{}, leavings: map[string]chan struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.recover(ctx); err != nil {
 		s.Close()

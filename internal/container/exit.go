@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -187,7 +188,10 @@ func (c *container) oomKilled() bool {
 }
 
 // removal is a forced removal that waits for the end.
-type removal struct{ done []chan error }
+type removal struct {
+	ctx  context.Context // says whether it is for good (package trash)
+	done []chan error
+}
 
 // errRemoveRunning is how a removal of what runs is refused.
 func errRemoveRunning(snap *Snapshot) error {

@@ -15,6 +15,7 @@ import (
 
 	"gantry/internal/failpoint"
 	"gantry/internal/ids"
+	"gantry/internal/trash"
 )
 
 // The operations that are carried out in recorded steps.
@@ -53,12 +54,13 @@ type intent struct {
 	Op string `json:"op"`
 	ID string `json:"id"`
 
-	Record *record   `json:"record,omitempty"` // create: all of it
-	Parent string    `json:"parent,omitempty"` // start, remove: of its cgroup
-	Signal int       `json:"signal,omitempty"` // stop
-	Until  time.Time `json:"until,omitzero"`   // stop: when to kill; zero is never
-	Name   string    `json:"name,omitempty"`   // remove: to be freed
-	Kill   bool      `json:"-"`                // remove: carried on by a later daemon
+	Record *record     `json:"record,omitempty"` // create: all of it
+	Parent string      `json:"parent,omitempty"` // start, remove: of its cgroup
+	Signal int         `json:"signal,omitempty"` // stop
+	Until  time.Time   `json:"until,omitzero"`   // stop: when to kill; zero is never
+	Name   string      `json:"name,omitempty"`   // remove: to be freed
+	Item   *trash.Item `json:"item,omitempty"`   // remove: what goes into the trash
+	Kill   bool        `json:"-"`                // remove: carried on by a later daemon
 }
 
 // journal is the record of one operation under way on one container. It lies in the exec-root: it is there

@@ -10,6 +10,7 @@ import (
 	"gantry/internal/ids"
 	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 )
 
 // recover reads what there is (records, journals, live facts, the supervisor's processes) and brings it into one
@@ -34,6 +35,9 @@ func (s *Service) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.settleParked(records); err != nil {
+		return fmt.Errorf("read the trash: %w", err)
+	}
 	pending := map[string]*left{}
 	for _, l := range journals {
 		if l.Op == opCreate {
@@ -47,7 +51,7 @@ func (s *Service) recover(ctx context.Context) error {
 			if r != nil {
 				name = r.Name
 			}
-			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Kill: true}, nil, false, func() {}); err != nil {
+			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Item: l.Item, Kill: true}, nil, false, func() {}); err != nil {
 				return fmt.Errorf("finish the removal of container %s: %w", l.ID, err)
 			}
 			continue
@@ -211,7 +215,7 @@ func (c *container) reconcile(p *supervisor.Process, l *live, j *left) (start bo
 	switch {
 	case c.now.Status == Removing || c.now.Status == Dead:
 		// A removal that failed, or that a power cut took the journal of, is tried again.
-		c.remove = &removal{}
+		c.remove = &removal{ctx: context.Background()}
 		if c.now.Status == Removing {
 			c.now.Status = Dead
 		}
@@ -295,7 +299,7 @@ func (s *Service) sweep(records map[string]*record, procs map[string]supervisor.
 		s.Log.Warn("looking for leftover directories failed", "err", err)
 	}
 	for _, e := range entries {
-		if ids.Valid(e.Name()) && records[e.Name()] == nil {
+		if ids.Valid(e.Name()) && records[e.Name()] == nil && !s.Trash.Has(trash.Container, e.Name()) {
 			s.removeDir(e.Name())
 		}
 	}

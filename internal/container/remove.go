@@ -20,7 +20,7 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link b
 		return err
 	}
 	result := make(chan error, 1)
-	if err := c.do(ctx, func() error { return c.beginRemove(force, ref, result) }); err != nil {
+	if err := c.do(ctx, func() error { return c.beginRemove(ctx, force, ref, result) }); err != nil {
 		return err
 	}
 	select {
@@ -32,11 +32,11 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link b
 }
 
 // beginRemove answers on result when the container is gone.
-func (c *container) beginRemove(force bool, ref string, result chan error) error {
+func (c *container) beginRemove(ctx context.Context, force bool, ref string, result chan error) error {
 	if c.remove != nil || c.now.Status == Removing {
 		return errs.Conflict.Errorf("removal of container %s is already in progress", ref)
 	}
-	c.remove = &removal{done: []chan error{result}}
+	c.remove = &removal{ctx: ctx, done: []chan error{result}}
 	switch c.now.Status {
 	case Restarting:
 		if !force {
@@ -65,7 +65,7 @@ func (c *container) beginRemove(force bool, ref string, result chan error) error
 // autoRemove is the removal that `--rm` asked for.
 func (c *container) autoRemove() {
 	if c.remove == nil {
-		c.remove = &removal{}
+		c.remove = &removal{ctx: context.Background()}
 	}
 	c.finishRemove()
 }
@@ -75,6 +75,7 @@ func (c *container) finishRemove() {
 	s := c.s
 	left := c.left
 	c.left = nil
+	was := c.now.Status
 	if c.move(RemoveBegun) != nil {
 		if left != nil {
 			c.keep(left)
@@ -83,7 +84,11 @@ func (c *container) finishRemove() {
 	}
 	c.timerGen++
 	c.publish()
-	err := s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now)}, left, c.now.HostConfig.AutoRemove, func() {
+	item, err := c.thrown(c.remove.ctx, was)
+	if err != nil {
+		s.Log.Warn("a container is removed for good", "container", c.id, "err", err)
+	}
+	err = s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now), Item: item}, left, c.now.HostConfig.AutoRemove, func() {
 		// The name is free: nobody finds the container any more.
 		s.mu.Lock()
 		delete(s.byID, c.id)
@@ -162,7 +167,14 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 		j.end()
 		return err
 	}
-	wait := s.State.Submit(func(tx state.Tx) error { return erase(tx, in.ID, in.Name) })
+	wait := s.State.Submit(func(tx state.Tx) error {
+		if in.Item != nil {
+			if err := in.Item.Put(tx); err != nil {
+				return err
+			}
+		}
+		return erase(tx, in.ID, in.Name)
+	})
 	if !behind {
 		if err := wait(); err != nil {
 			j.end()
@@ -170,15 +182,23 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 		}
 	}
 	j.did("record")
+	parted := s.leaving(in.ID)
+	if in.Item != nil { // before the reply: the image may be removed next, and must not be found in use
+		s.Trash.Add(in.Item)
+		s.park(in.ID)
+	}
 	freed()
 	if err := j.record("files"); err != nil {
 		s.Log.Warn("removal goes on without its journal", "container", in.ID, "err", err)
 	}
 	rest := func() {
+		defer parted()
 		if left != nil {
 			s.removeCgroup(in.ID, in.Parent, left.Cgroup.Dirs)
 		}
-		s.removeDir(in.ID)
+		if in.Item == nil {
+			s.removeDir(in.ID)
+		}
 		j.did("files")
 		if err := wait(); err != nil {
 			s.Log.Error("the record of a removed container is still there; the next start removes it", "container", in.ID, "err", err)

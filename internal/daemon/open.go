@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 	types "github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/api"
 	"gantry/internal/atomicfile"
@@ -34,6 +35,7 @@ import (
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 	"gantry/internal/version"
 )
 
@@ -46,6 +48,7 @@ type engine struct {
 	containers *container.Service
 	networks   *network.Service // nil where the kernel lets us make none
 	keeper     *supervisor.Keeper
+	trash      *trash.Bin
 	closers    []func() error // in the order of opening
 }
 
@@ -63,6 +66,9 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.closing(st.Close)
+	if e.trash, err = trash.Open(st, trash.Options{Keep: cfg.Trash, Disk: func() (int64, int64) { return disk(cfg.DataRoot) }, Log: log}); err != nil {
+		return e, err
+	}
 	blobs, err := content.Open(filepath.Join(cfg.DataRoot, "content"))
 	if err != nil {
 		return e, err
@@ -77,7 +83,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.closing(func() error { e.remote.Close(); return nil })
-	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Remote: e.remote, Log: log}); err != nil {
+	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Remote: e.remote, Log: log, Trash: e.trash}); err != nil {
 		return e, err
 	}
 	if e.cgroups, err = cgroup.Detect(); err != nil {
@@ -100,7 +106,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		Root: filepath.Join(cfg.DataRoot, "containers"), Run: cfg.ExecRoot,
 		State: st, Images: images{e.images}, Layers: layers, Sizer: sizer{layers},
 		Processes: keeper, Cgroups: e.cgroups, Home: home, Builder: builder,
-		OpenLog: openLog, Events: e.events, Log: log, Defaults: defaults(cfg, e.cgroups),
+		Trash: e.trash, Parking: layers, OpenLog: openLog, Events: e.events, Log: log, Defaults: defaults(cfg, e.cgroups),
 	}
 	if e.networks != nil {
 		opts.Networks, opts.Connector = networks{e.networks}, networks{e.networks}
@@ -110,7 +116,21 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	}
 	e.closing(func() error { e.containers.Close(); return nil })
 	e.images.SetUsers(users{e.containers})
+	e.trash.Handle(trash.Container, e.containers.Keeper())
+	e.trash.Handle(trash.Image, e.images.Keeper())
+	e.trash.Collect = func(ctx context.Context) error { _, err := e.images.Collect(ctx); return err }
+	e.trash.Start()
+	e.closing(func() error { e.trash.Close(); return nil })
 	return e, nil
+}
+
+// disk tells the free and all bytes of the file system of path.
+func disk(path string) (free, all int64) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 1, 1
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize
 }
 
 // certDirs have a folder for each registry, with its certificates and mirrors. Docker's counts too: who comes from there
@@ -206,7 +226,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
 }
 
 // supervisor tells which supervisor serves.

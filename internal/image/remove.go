@@ -10,6 +10,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/layer"
+	"gantry/internal/trash"
 )
 
 // Remove takes away a reference, and with the last one the image. In use it is errs.Conflict in Docker's words. noPrune has
@@ -24,12 +25,14 @@ func (s *Service) Remove(ctx context.Context, ref string, force, noPrune bool) (
 
 // removeCounted is Remove that tells also the bytes of the layers that went.
 func (s *Service) removeCounted(ctx context.Context, ref string, force bool) ([]Deleted, int64, error) {
-	deleted, x, err := s.remove(ref, force)
+	deleted, x, err := s.remove(ctx, ref, force)
 	if x == nil || err != nil {
 		return deleted, 0, err
 	}
-	gone, err := s.Collect(context.WithoutCancel(ctx))
-	if err != nil {
+	var gone []layer.Info
+	if s.trash.Takes(ctx) {
+		gone = s.alone(x)
+	} else if gone, err = s.Collect(context.WithoutCancel(ctx)); err != nil {
 		return deleted, 0, fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	var freed int64
@@ -42,6 +45,21 @@ func (s *Service) removeCounted(ctx context.Context, ref string, force bool) ([]
 		}
 	}
 	return deleted, freed, nil
+}
+
+// alone lists the layers of a removed image that now only the trash keeps.
+func (s *Service) alone(x *resolved) (list []layer.Info) {
+	unwanted := s.layers.Unwanted(func(mark func(digest.Digest)) {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		s.markLayers(mark)
+	})
+	for _, c := range chains(x) {
+		if info, ok := unwanted[c]; ok {
+			list = append(list, info)
+		}
+	}
+	return list
 }
 
 // chains lists the chain IDs of the image's layers, topmost first.
@@ -57,12 +75,15 @@ func chains(x *resolved) []digest.Digest {
 }
 
 // remove changes the references; it returns the image if nothing leads to it any more.
-func (s *Service) remove(ref string, force bool) (deleted []Deleted, _ *resolved, err error) {
+func (s *Service) remove(ctx context.Context, ref string, force bool) (deleted []Deleted, _ *resolved, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	i, err := s.lookup(ref)
 	if err != nil {
 		return nil, nil, err
+	}
+	if s.trash.Protected(trash.Image, i.ID.String()) {
+		return nil, nil, trash.ErrProtected(trash.Image, ref)
 	}
 	x := s.known[i.Target.Digest]
 	running, stopped := s.usersOf(i.ID)
@@ -97,7 +118,7 @@ func (s *Service) remove(ref string, force bool) (deleted []Deleted, _ *resolved
 				}
 			}
 			if len(names) > 0 {
-				return s.finish(e, deleted, untagged, x, i.ID, false)
+				return s.finish(ctx, e, deleted, untagged, x, i.ID, false)
 			}
 		}
 	}
@@ -116,7 +137,7 @@ func (s *Service) remove(ref string, force bool) (deleted []Deleted, _ *resolved
 	}
 	if err := conflict(); err != nil {
 		if len(untagged) > 0 { // by name and forced: the name goes, the image stays for its container
-			return s.finish(e, deleted, untagged, x, i.ID, false)
+			return s.finish(ctx, e, deleted, untagged, x, i.ID, false)
 		}
 		return nil, nil, err
 	}
@@ -124,7 +145,7 @@ func (s *Service) remove(ref string, force bool) (deleted []Deleted, _ *resolved
 		untag(n)
 	}
 	deleted = append(deleted, Deleted{Deleted: i.ID.String()})
-	return s.finish(e, deleted, untagged, x, i.ID, true)
+	return s.finish(ctx, e, deleted, untagged, x, i.ID, true)
 }
 
 func conflictError(id digest.Digest, how, why string) error {
@@ -134,7 +155,7 @@ func conflictError(id digest.Digest, how, why string) error {
 func cut(id string) string { return id[:min(len(id), 12)] }
 
 // finish applies what remove decided: with whole the image goes, without it stays even if it lost its last name.
-func (s *Service) finish(e edit, deleted []Deleted, untagged []reference.Named, x *resolved, id digest.Digest, whole bool) ([]Deleted, *resolved, error) {
+func (s *Service) finish(ctx context.Context, e edit, deleted []Deleted, untagged []reference.Named, x *resolved, id digest.Digest, whole bool) ([]Deleted, *resolved, error) {
 	for target, other := range s.known {
 		if other.id != id {
 			continue
@@ -149,7 +170,7 @@ func (s *Service) finish(e edit, deleted []Deleted, untagged []reference.Named, 
 			}
 		}
 	}
-	if err := s.apply(e); err != nil {
+	if err := s.throw(ctx, e, id); err != nil {
 		return nil, nil, fmt.Errorf("remove image: %w", err)
 	}
 	for range untagged {

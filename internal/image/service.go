@@ -18,6 +18,7 @@ import (
 	"gantry/internal/layer"
 	"gantry/internal/remote"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 )
 
 const bucket = "images"
@@ -35,6 +36,7 @@ type Options struct {
 	Remote *remote.Client // nil: nothing is pulled or pushed
 	Log    *slog.Logger
 	Limits Limits
+	Trash  *trash.Bin // nil: what is removed is gone
 }
 
 // Limits bound what one archive may cost. A zero field means the default.
@@ -53,6 +55,7 @@ type Service struct {
 	remote  *remote.Client
 	log     *slog.Logger
 	limits  Limits
+	trash   *trash.Bin
 	builtin sync.Mutex
 
 	fetchMu sync.Mutex
@@ -72,7 +75,7 @@ type Service struct {
 // left out until it is loaded again.
 func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options) (*Service, error) {
 	s := &Service{
-		state: st, content: blobs, layers: layers, users: o.Users, events: o.Events, remote: o.Remote, log: o.Log, limits: o.Limits,
+		state: st, content: blobs, layers: layers, users: o.Users, events: o.Events, remote: o.Remote, log: o.Log, limits: o.Limits, trash: o.Trash,
 		refs: map[string]record{}, known: map[digest.Digest]*resolved{}, pulls: map[digest.Digest]unfinished{}, fetches: map[digest.Digest]*fetching{},
 	}
 	if s.log == nil {
@@ -147,11 +150,19 @@ func (s *Service) apply(e edit, fresh ...*resolved) error { return s.applyPull(e
 
 // applyPull is apply at the end of a pull, whose record goes in the same transaction.
 func (s *Service) applyPull(e edit, done digest.Digest, fresh ...*resolved) error {
+	return s.applyWith(e, func(tx state.Tx) error {
+		if done == "" {
+			return nil
+		}
+		return tx.Delete(pullBucket, done.String())
+	}, func() { delete(s.pulls, done) }, fresh...)
+}
+
+// applyWith is apply with something more in the transaction, and done with s.mu held when it is on disk.
+func (s *Service) applyWith(e edit, more func(state.Tx) error, done func(), fresh ...*resolved) error {
 	err := s.state.Update(func(tx state.Tx) error {
-		if done != "" {
-			if err := tx.Delete(pullBucket, done.String()); err != nil {
-				return err
-			}
+		if err := more(tx); err != nil {
+			return err
 		}
 		for key, r := range e {
 			var err error
@@ -172,7 +183,7 @@ func (s *Service) applyPull(e edit, done digest.Digest, fresh ...*resolved) erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.images = nil
-	delete(s.pulls, done)
+	done()
 	for _, x := range fresh {
 		s.known[x.target.Digest] = x
 	}
@@ -198,13 +209,12 @@ func (s *Service) applyPull(e edit, done digest.Digest, fresh ...*resolved) erro
 // Collect removes blobs and layers that no image leads to (and no container or running load needs).
 func (s *Service) Collect(ctx context.Context) ([]layer.Info, error) {
 	gone, lerr := s.layers.Collect(ctx, func(mark func(digest.Digest)) error {
+		// Under one lock with what is known: what is being removed or brought back is in one of the two.
 		s.mu.RLock()
 		defer s.mu.RUnlock()
-		for _, x := range s.known {
-			mark(x.chain)
-		}
-		for _, u := range s.pulls {
-			for _, c := range u.Chains {
+		s.markLayers(mark)
+		for _, it := range s.trash.Items("") {
+			for _, c := range it.Holds.Chains {
 				mark(c)
 			}
 		}
@@ -226,9 +236,26 @@ func (s *Service) Collect(ctx context.Context) ([]layer.Info, error) {
 				mark(d)
 			}
 		}
+		for _, it := range s.trash.Items("") {
+			for _, d := range it.Holds.Blobs {
+				mark(d)
+			}
+		}
 		return nil
 	})
 	return gone, errors.Join(lerr, cerr)
+}
+
+// markLayers marks those of images, and of pulls under way. It is called with s.mu held.
+func (s *Service) markLayers(mark func(digest.Digest)) {
+	for _, x := range s.known {
+		mark(x.chain)
+	}
+	for _, u := range s.pulls {
+		for _, c := range u.Chains {
+			mark(c)
+		}
+	}
 }
 
 // view is all images by ID, at one moment. It is never changed: every container that is created looks at it.

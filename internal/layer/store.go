@@ -79,7 +79,7 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 		layers: map[digest.Digest]record{}, unpacking: map[digest.Digest]chan struct{}{},
 		held: map[digest.Digest]int{}, writable: map[string]digest.Digest{},
 	}
-	for _, d := range []string{"layers/tmp", "layers/trash", "layers/0", markDir} {
+	for _, d := range []string{"layers/tmp", "layers/trash", "layers/0", markDir, parkedDir} {
 		if err := os.MkdirAll(filepath.Join(base, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}

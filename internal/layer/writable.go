@@ -182,10 +182,15 @@ func (s *Store) Size(container string) (int64, error) {
 	if err := checkContainer(container); err != nil {
 		return 0, err
 	}
+	return sizeOf(s.containerDir(container))
+}
+
+// sizeOf is Size of the container whose folder is dir.
+func sizeOf(dir string) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]struct{}{}
 	var total int64
-	err := filepath.WalkDir(filepath.Join(s.containerDir(container), "upper"), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(dir, "upper"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			var st unix.Stat_t
 			if err = unix.Lstat(path, &st); err == nil {

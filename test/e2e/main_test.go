@@ -79,6 +79,7 @@ func end(e *engine.Engine) error {
 	if len(ids) > 0 {
 		engine.Run(e.StockCLI(append([]string{"rm", "-f", "-v"}, ids...)...))
 	}
+	engine.Run(e.CLI("undo", "--empty"))
 	if err := e.Stop(); err != nil {
 		return err
 	}
@@ -110,9 +111,11 @@ func leaks(e *engine.Engine) error {
 			}
 		}
 	}
-	entries, _ := os.ReadDir(filepath.Join(e.Root, "data", "containers"))
-	for _, d := range entries {
-		found = append(found, "container directory: "+d.Name())
+	for _, dir := range []string{"containers", "trash/containers"} {
+		entries, _ := os.ReadDir(filepath.Join(e.Root, "data", dir))
+		for _, d := range entries {
+			found = append(found, "container directory: "+dir+"/"+d.Name())
+		}
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("%s at %s left behind:\n%s", e.Name, e.Root, strings.Join(found, "\n"))

@@ -164,6 +164,7 @@ var Prune = &command.Command{
 		force := fs.BoolP("force", "f", false, "Do not ask")
 		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
 		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
 			if !*force && !command.Confirm(env, "WARNING! This will remove all stopped containers.") {
 				return nil
@@ -173,7 +174,7 @@ var Prune = &command.Command{
 				return err
 			}
 			var out container.PruneReport
-			if err := c.Prune(ctx, "containers", filters, &out); err != nil {
+			if err := c.Prune(choose(ctx), "containers", filters, &out); err != nil {
 				return err
 			}
 			if len(out.ContainersDeleted) > 0 {

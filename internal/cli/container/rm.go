@@ -21,8 +21,9 @@ var Remove = &command.Command{
 		fs.BoolVarP(&o.Force, "force", "f", false, "Kill it first if it runs")
 		fs.BoolVarP(&o.Volumes, "volumes", "v", false, "Remove its anonymous volumes too")
 		fs.BoolVarP(&o.Link, "link", "l", false, "Remove a link")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			err := forEach(ctx, env, args, func(ctx context.Context, c *client.Client, name string) error {
+			err := forEach(choose(ctx), env, args, func(ctx context.Context, c *client.Client, name string) error {
 				if name = strings.Trim(name, "/"); name == "" {
 					return errors.New("container name cannot be empty")
 				}

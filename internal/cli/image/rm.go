@@ -19,8 +19,9 @@ var Remove = &command.Command{
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		force := fs.BoolP("force", "f", false, "Remove it though a stopped container uses it")
 		noPrune := fs.Bool("no-prune", false, "Keep parents that have no name")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			return remove(ctx, env, args, *force, *noPrune)
+			return remove(choose(ctx), env, args, *force, *noPrune)
 		}
 	},
 }

@@ -116,6 +116,7 @@ var Prune = &command.Command{
 		force := fs.BoolP("force", "f", false, "Do not ask")
 		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
 		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
 			question := "WARNING! This will remove all dangling images."
 			if *all {
@@ -132,7 +133,7 @@ var Prune = &command.Command{
 				return err
 			}
 			var out image.PruneReport
-			if err := c.Prune(ctx, "images", filters, &out); err != nil {
+			if err := c.Prune(choose(ctx), "images", filters, &out); err != nil {
 				return err
 			}
 			if len(out.ImagesDeleted) > 0 {
