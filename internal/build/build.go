@@ -30,10 +30,10 @@ type Client interface {
 	Agent(ctx context.Context, id string) (net.Conn, error)
 }
 
-// Request is one build.
+// Request is one build. As JSON it is what a session begins with.
 type Request struct {
 	ID     string // names the build for Cancel; may be empty
-	Client Client
+	Client Client `json:"-"`
 	// Dockerfile is the file's content; nil reads File from the client's folder "dockerfile", or "context" where it has none.
 	Dockerfile []byte
 	// File is the Dockerfile's path in its folder, for reading and for messages; "" is Dockerfile.
@@ -61,9 +61,9 @@ type Request struct {
 	Epoch        *time.Time
 
 	Outputs []Output
-	Sink    Sink // may be nil
+	Sink    Sink `json:"-"` // may be nil
 	// Access is what the client knows of registries, see image.PullOptions.
-	Access any
+	Access any `json:"-"`
 }
 
 // Output is one thing to make of the result.
@@ -72,7 +72,7 @@ type Output struct {
 	// same), "docker" or "oci" (an image archive).
 	Type  string
 	Names []string  // of an image, "repository[:tag]"
-	To    io.Writer // where an archive goes
+	To    io.Writer `json:"-"` // where an archive goes
 }
 
 // Built is what came of a build.

@@ -30,3 +30,18 @@ type Tree interface {
 	// Open gives the content of a regular file. A content that is not of the entry's digest is an error, at its end.
 	Open(ctx context.Context, file *Entry) (io.ReadCloser, error)
 }
+
+// Compare orders paths name by name: "a/b" comes before "a-b", and right behind "a".
+func Compare(a, b string) int {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		if x, y := a[i], b[i]; x != y {
+			if x == '/' {
+				return -1
+			} else if y == '/' {
+				return 1
+			}
+			return int(x) - int(y)
+		}
+	}
+	return len(a) - len(b)
+}

@@ -1,0 +1,181 @@
+package session
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"gantry/internal/errs"
+)
+
+// Files are contents that builds took in, by digest, below one directory: what did not change since the last build need not
+// travel again. They are a cache: nothing is synced, and a file that is torn by a crash of the machine is found by
+// its digest and fetched once more.
+type Files struct {
+	dir string
+	max int64 // bytes; the least recently used go first
+}
+
+// OpenFiles uses the directory, makes it if need be, and lets go of what is too much.
+func OpenFiles(dir string, maxBytes int64) (*Files, error) {
+	f := &Files{dir, maxBytes}
+	if err := os.MkdirAll(filepath.Join(dir, "tmp"), 0o700); err != nil {
+		return nil, err
+	}
+	// What lies in tmp was being received when the last engine ended.
+	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range left {
+		if err := os.Remove(filepath.Join(dir, "tmp", e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.Trim()
+}
+
+func (f *Files) path(d digest.Digest) string {
+	return filepath.Join(f.dir, d.Algorithm().String(), d.Encoded()[:2], d.Encoded())
+}
+
+// Has reports whether the content is here, and keeps it from being trimmed soon.
+func (f *Files) Has(d digest.Digest) bool {
+	now := time.Now()
+	return os.Chtimes(f.path(d), now, now) == nil
+}
+
+// Put takes in a content. One that is not of the digest is errs.Invalid.
+func (f *Files) Put(d digest.Digest, r io.Reader) error {
+	tmp, err := os.CreateTemp(filepath.Join(f.dir, "tmp"), "")
+	if err != nil {
+		return errs.Internal.Wrap(err)
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	check := d.Verifier()
+	if _, err := io.Copy(tmp, io.TeeReader(r, check)); err != nil {
+		return errs.Internal.Errorf("write %s: %w", tmp.Name(), err)
+	}
+	if !check.Verified() {
+		return errs.Invalid.Errorf("the content is not %s", d)
+	}
+	to := f.path(d)
+	if err := os.Rename(tmp.Name(), to); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+			return errs.Internal.Wrap(err)
+		}
+		err = os.Rename(tmp.Name(), to)
+		if err != nil {
+			return errs.Internal.Wrap(err)
+		}
+	} else if err != nil {
+		return errs.Internal.Wrap(err)
+	}
+	return nil
+}
+
+// Open returns a content, whose digest is checked when it has been read to its end; errs.NotFound if it is not here.
+func (f *Files) Open(d digest.Digest) (io.ReadCloser, error) {
+	file, err := os.Open(f.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.NotFound.Errorf("no file %s is here", d)
+	} else if err != nil {
+		return nil, errs.Internal.Wrap(err)
+	}
+	return &checked{file, d.Verifier(), f, d}, nil
+}
+
+type checked struct {
+	*os.File
+	check digest.Verifier
+	of    *Files
+	d     digest.Digest
+}
+
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.File.Read(p)
+	_, _ = c.check.Write(p[:n])
+	if err == io.EOF && !c.check.Verified() {
+		os.Remove(c.of.path(c.d))
+		return n, errs.Internal.Errorf("read file %s of an earlier build: it is damaged and has been removed; build again", c.d)
+	}
+	return n, err
+}
+
+// WriteTo keeps io.Copy from going round Read.
+func (c *checked) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{c}, make([]byte, 64<<10))
+}
+
+// Size tells how many bytes are kept.
+func (f *Files) Size() (int64, error) {
+	all, err := f.all()
+	var n int64
+	for _, x := range all {
+		n += x.size
+	}
+	return n, err
+}
+
+type kept struct {
+	path string
+	size int64
+	used time.Time
+}
+
+func (f *Files) all() (all []kept, err error) {
+	err = filepath.WalkDir(f.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		all = append(all, kept{path, info.Size(), info.ModTime()})
+		return nil
+	})
+	return all, err
+}
+
+// Trim removes the least recently used contents beyond the bound.
+func (f *Files) Trim() error {
+	all, err := f.all()
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, x := range all {
+		total += x.size
+	}
+	slices.SortFunc(all, func(a, b kept) int { return a.used.Compare(b.used) })
+	for _, x := range all {
+		if total <= f.max {
+			break
+		}
+		if err := os.Remove(x.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		total -= x.size
+	}
+	return nil
+}
+
+// Clear removes everything and tells how many bytes that was.
+func (f *Files) Clear() (int64, error) {
+	was, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	less := Files{f.dir, 0}
+	return was, less.Trim()
+}
