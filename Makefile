@@ -17,6 +17,7 @@ build:
 	@mkdir -p $(BIN) cmd/engine/programs cmd/gantry/programs
 	$(SMALL) -o cmd/engine/programs/init ./cmd/init
 	$(SMALL) -o cmd/engine/programs/supervisor ./cmd/supervisor
+	$(SMALL) -o cmd/engine/programs/relay ./cmd/relay
 	$(GO) build -trimpath -tags embed -ldflags '$(LDFLAGS)' -o cmd/gantry/programs/engine ./cmd/engine
 	$(GO) build -trimpath -tags embed -ldflags '$(LDFLAGS)' -o $(BIN)/gantry ./cmd/gantry
 
@@ -39,7 +40,7 @@ lint: vet
 vet:
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
-	for program in init supervisor engine gantry; do GOARCH=arm64 $(GO) build -o /dev/null ./cmd/$$program || exit 1; done
+	for program in init supervisor relay engine gantry; do GOARCH=arm64 $(GO) build -o /dev/null ./cmd/$$program || exit 1; done
 
 ## unit: every package's own tests, under the race detector where the code under test runs in process.
 unit:

@@ -48,6 +48,7 @@ var sameFloor = map[string][]string{
 var small = map[string][]string{
 	"cmd/init":       {"gantry/internal/", "golang.org/x/sys/unix"},
 	"cmd/supervisor": {"gantry/internal/", "golang.org/x/sys/unix"},
+	"cmd/relay":      {"gantry/internal/", "golang.org/x/sys/unix"},
 }
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
@@ -124,7 +125,7 @@ func TestSmallProgramsStaySmall(t *testing.T) {
 	for _, p := range list(t, "std") {
 		std[p.ImportPath] = true
 	}
-	for _, p := range list(t, "./cmd/init", "./cmd/supervisor") {
+	for _, p := range list(t, "./cmd/init", "./cmd/supervisor", "./cmd/relay") {
 		allowed := small[strings.TrimPrefix(p.ImportPath, "gantry/")]
 		for _, dep := range p.Deps {
 			if std[dep] || slices.ContainsFunc(allowed, func(a string) bool { return strings.HasPrefix(dep, a) }) {
@@ -132,7 +133,7 @@ func TestSmallProgramsStaySmall(t *testing.T) {
 			}
 			t.Errorf("%s links %s: these programs hold only the standard library and system calls", p.ImportPath, dep)
 		}
-		for _, heavy := range []string{"net/http", "gantry/internal/errs/http", "github.com/moby/moby/api", "go.etcd.io/bbolt"} {
+		for _, heavy := range []string{"net", "net/http", "gantry/internal/errs/http", "github.com/moby/moby/api", "go.etcd.io/bbolt"} {
 			if slices.Contains(p.Deps, heavy) {
 				t.Errorf("%s links %s", p.ImportPath, heavy)
 			}

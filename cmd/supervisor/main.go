@@ -5,11 +5,11 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/runtime/fork"
 	"gantry/internal/runtime/supervisor/server"
 )
 
@@ -57,7 +57,7 @@ func main() {
 		return
 	}
 	if conf.State < 0 {
-		closeInherited(conf.Init, conf.Ready)
+		fork.CloseInherited(conf.Init, conf.Ready)
 	}
 	if conf.Ready >= 0 {
 		unix.CloseOnExec(conf.Ready)
@@ -65,26 +65,6 @@ func main() {
 	unix.CloseOnExec(conf.Init)
 	if err := server.Run(conf); !server.Taken(err) {
 		fail(conf.Ready, err.Error())
-	}
-}
-
-// closeInherited closes what whoever started the engine had left open without knowing: no container may get it, nor
-// may a pipe whose reader waits for its end live as long as this process. What the runtime has opened is close-on-exec.
-func closeInherited(keep ...int) {
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || fd < 3 || slices.Contains(keep, fd) {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			unix.Close(fd)
-		}
 	}
 }
 

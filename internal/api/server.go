@@ -37,7 +37,9 @@ type Deps struct {
 	Registries Registries // nil: no registry is talked to
 	// Supervisor tells which process holds the containers, and the digest of its program. May be nil.
 	Supervisor func(ctx context.Context) (pid int, build string, err error)
-	Log        *slog.Logger // nil: slog.Default
+	// Relay does so of the one that holds their names and ports; a pid of 0 is none. May be nil.
+	Relay func() (pid int, build string)
+	Log   *slog.Logger // nil: slog.Default
 }
 
 // Server is the API on any number of listeners.

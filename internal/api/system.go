@@ -70,6 +70,13 @@ func (s *Server) showVersion(c *call) error {
 			Name: "supervisor", Version: h.Version, Details: map[string]string{"Pid": strconv.Itoa(pid), "Build": build},
 		})
 	}
+	if s.deps.Relay != nil {
+		if pid, build := s.deps.Relay(); pid != 0 {
+			v.Components = append(v.Components, system.ComponentVersion{
+				Name: "relay", Version: h.Version, Details: map[string]string{"Pid": strconv.Itoa(pid), "Build": build},
+			})
+		}
+	}
 	return c.reply(200, v)
 }
 

@@ -29,7 +29,7 @@ var programDir string
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(engineEnv); dir != "" {
 		embedded := map[string][]byte{}
-		for _, name := range []string{"init", "supervisor"} {
+		for _, name := range []string{"init", "supervisor", "relay"} {
 			data, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
 				panic(err)
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	build := exec.Command("go", "build", "-o", dir+"/", "gantry/cmd/init", "gantry/cmd/supervisor")
+	build := exec.Command("go", "build", "-o", dir+"/", "gantry/cmd/init", "gantry/cmd/supervisor", "gantry/cmd/relay")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
@@ -284,7 +284,7 @@ func (e *testEngine) leftovers() (list []string) {
 	for _, dir := range top.Dirs() {
 		entries, _ := os.ReadDir(dir)
 		for _, x := range entries {
-			if x.IsDir() && !strings.HasPrefix(x.Name(), "supervisor-") {
+			if x.IsDir() && !strings.HasPrefix(x.Name(), "supervisor-") && !strings.HasPrefix(x.Name(), "relay-") {
 				list = append(list, filepath.Join(dir, x.Name()))
 			}
 		}

@@ -51,7 +51,7 @@ func TestPublishedPortOutlivesTheEngine(t *testing.T) {
 	var before, after netInspect
 	e.must("GET", "/containers/web/json", nil, &before)
 	n := before.NetworkSettings
-	if before.HostConfig.NetworkMode != "bridge" || n.Networks["bridge"].IPAddress == "" || len(n.Ports["80/tcp"]) != 1 || n.Ports["80/tcp"][0].HostPort != "8080" {
+	if before.HostConfig.NetworkMode != "bridge" || n.Networks["bridge"].IPAddress == "" || len(n.Ports["80/tcp"]) != 2 || n.Ports["80/tcp"][0].HostPort != "8080" {
 		t.Fatalf("%+v", before)
 	}
 	e.answers("127.0.0.1:8080", "it")
@@ -61,7 +61,7 @@ func TestPublishedPortOutlivesTheEngine(t *testing.T) {
 	e.start()
 	e.answers("127.0.0.1:8080", "it")
 	e.must("GET", "/containers/web/json", nil, &after)
-	if after.NetworkSettings.Networks["bridge"] != n.Networks["bridge"] || len(after.NetworkSettings.Ports["80/tcp"]) != 1 {
+	if after.NetworkSettings.Networks["bridge"] != n.Networks["bridge"] || len(after.NetworkSettings.Ports["80/tcp"]) != 2 {
 		t.Fatalf("%+v, and before %+v", after, before)
 	}
 	e.must("POST", "/containers/create?name=other", listener("bridge", "8080"), nil)

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"sync"
 
 	types "github.com/moby/moby/api/types/network"
 
@@ -14,12 +16,15 @@ import (
 	"gantry/internal/container"
 	"gantry/internal/kernel/netns"
 	"gantry/internal/network"
+	"gantry/internal/network/relay"
+	"gantry/internal/runtime/programs"
+	"gantry/internal/runtime/spec"
 	"gantry/internal/state"
 )
 
 // openNetworks opens the networks and tells them which containers run. An engine that may not touch the network goes
 // on without.
-func (e *engine) openNetworks(ctx context.Context, cfg *config.Config, st *state.Store, log *slog.Logger) error {
+func (e *engine) openNetworks(ctx context.Context, cfg *config.Config, st *state.Store, embedded map[string][]byte, log *slog.Logger) error {
 	host, err := netns.Current()
 	if err != nil {
 		log.Warn("no networks can be made here; containers have --network none, host and container:NAME", "err", err)
@@ -37,6 +42,20 @@ func (e *engine) openNetworks(ctx context.Context, cfg *config.Config, st *state
 	}
 	opts := network.Options{Run: filepath.Join(cfg.ExecRoot, "network"), State: st, Events: e.events, Log: log, Host: host,
 		Table: table, Bridge: bridge, BIP: cfg.BIP, Pools: cfg.AddressPools, MTU: cfg.MTU}
+	set := &programs.Set{Embedded: embedded}
+	opts.Relay = relay.Options{
+		Dir: cfg.ExecRoot,
+		// In a cgroup of its own, as the supervisor.
+		Cgroup: func() (spec.Cgroup, error) {
+			g, err := ownGroup(cfg, e.cgroups, "relay")
+			if err != nil {
+				return spec.Cgroup{}, err
+			}
+			return spec.Cgroup(g.Join(e.cgroups.Own())), nil
+		},
+		Program: func() (*os.File, error) { return set.Open(programs.Relay) },
+		Build:   sync.OnceValues(func() (string, error) { return set.Build(programs.Relay) }),
+	}
 	id := sha256.Sum256([]byte(engineID(cfg.DataRoot, log)))
 	copy(opts.ULA[:], id[:])
 	n, err := network.Open(ctx, opts)

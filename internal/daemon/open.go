@@ -99,7 +99,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	if err != nil {
 		return e, err
 	}
-	if err := e.openNetworks(ctx, cfg, st, log); err != nil {
+	if err := e.openNetworks(ctx, cfg, st, embedded, log); err != nil {
 		return e, err
 	}
 	opts := container.Options{
@@ -160,18 +160,12 @@ func (e *engine) close() error {
 // keep finds or starts the supervisor, in a cgroup of its own: where the engine runs in that of a systemd unit, a
 // restart of the unit must not reach it.
 func keep(ctx context.Context, cfg *config.Config, host *cgroup.Host, embedded map[string][]byte, log *slog.Logger) (*supervisor.Keeper, *cgroup.Group, error) {
-	// One for each exec-root: engines live side by side.
-	sum := sha256.Sum256([]byte(cfg.ExecRoot))
-	parent := cfg.CgroupParent
-	if parent == "" {
-		parent = cgroup.DefaultParent
-	}
-	home, err := host.CreatePlain(parent + "/supervisor-" + hex.EncodeToString(sum[:4]))
+	home, err := ownGroup(cfg, host, "supervisor")
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the supervisor's cgroup: %w", err)
 	}
 	set := &programs.Set{Embedded: embedded}
-	build, err := set.Build()
+	build, err := set.Build(programs.Supervisor, programs.Init)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,6 +178,16 @@ func keep(ctx context.Context, cfg *config.Config, host *cgroup.Host, embedded m
 		Log:      log,
 	})
 	return k, home, err
+}
+
+// ownGroup makes the cgroup of a program that outlives the engine, one for each exec-root: engines live side by side.
+func ownGroup(cfg *config.Config, host *cgroup.Host, name string) (*cgroup.Group, error) {
+	sum := sha256.Sum256([]byte(cfg.ExecRoot))
+	parent := cfg.CgroupParent
+	if parent == "" {
+		parent = cgroup.DefaultParent
+	}
+	return host.CreatePlain(parent + "/" + name + "-" + hex.EncodeToString(sum[:4]))
 }
 
 // letGo leaves the supervisor to its containers. One that holds none has nothing to wait for, and ends.
@@ -226,7 +230,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
 }
 
 // supervisor tells which supervisor serves.
@@ -236,6 +240,16 @@ func (e *engine) supervisor(ctx context.Context) (int, string, error) {
 		return 0, "", err
 	}
 	return h.Pid, h.Build, nil
+}
+
+// relay tells which relay serves, if any does.
+func (e *engine) relay() (pid int, build string) {
+	if e.networks != nil {
+		if h := e.networks.Relay(); h != nil {
+			return h.Pid, h.Build
+		}
+	}
+	return 0, ""
 }
 
 // engineID returns the ID of the engine that works on dataRoot, made when it is first asked for.

@@ -37,7 +37,7 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 	err = s.writeJoined(j)
 	s.mu.Unlock()
 	if err == nil {
-		err = s.plugLive(j, e, path)
+		err = s.plugLive(ctx, j, e, path)
 	}
 	if err == nil && j.gateway() == e && len(before) > 0 {
 		if err = s.table.Withdraw(before); err == nil {
@@ -55,9 +55,9 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 // Rename gives a container that is connected another name, by which it is found from now on.
 func (s *Service) Rename(id, name string) (*Joined, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	j := s.joined[id]
 	if j == nil {
+		s.mu.Unlock()
 		return nil, nil
 	}
 	for _, e := range j.Endpoints {
@@ -70,7 +70,13 @@ func (s *Service) Rename(id, name string) (*Joined, error) {
 		}
 	}
 	j.Name = name
-	return j.result(), s.writeJoined(j)
+	err := s.writeJoined(j)
+	out := j.result()
+	s.mu.Unlock()
+	if err == nil {
+		err = s.served(context.Background(), j)
+	}
+	return out, err
 }
 
 // joinedFor is what a container holds, or the beginning of it. s.mu is held.
@@ -86,7 +92,7 @@ func (s *Service) joinedFor(r *JoinRequest) (*joined, error) {
 	return j, nil
 }
 
-func (s *Service) plugLive(j *joined, e *endpoint, path string) error {
+func (s *Service) plugLive(ctx context.Context, j *joined, e *endpoint, path string) error {
 	nets, err := s.made(j)
 	if err != nil {
 		return err
@@ -96,7 +102,15 @@ func (s *Service) plugLive(j *joined, e *endpoint, path string) error {
 		return err
 	}
 	defer ns.Close()
-	return s.plug(nets[e.Network], e, ns, j.gateway() == e)
+	if err := s.plug(nets[e.Network], e, ns, j.gateway() == e); err != nil {
+		return err
+	}
+	if j.resolves() && !j.Resolver {
+		if err := s.serve(ctx, j, ns); err != nil {
+			return err
+		}
+	}
+	return s.served(ctx, j)
 }
 
 // Disconnect takes a container off a network. With path, which leads to its namespace, the way out goes through another
@@ -138,10 +152,16 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 		}
 	}
 	j.Endpoints = rest
+	err := s.writeJoined(j)
+	s.mu.Unlock()
+	// Before somebody else gets its addresses.
+	if serr := s.served(context.Background(), j); err == nil {
+		err = serr
+	}
+	s.mu.Lock()
 	if n := s.nets[e.Network]; n != nil {
 		n.give(e)
 	}
-	err := s.writeJoined(j)
 	s.mu.Unlock()
 	if e.Link != "" {
 		// At once: the interface's name inside may be wanted again.

@@ -72,7 +72,7 @@ func (s *Service) Join(ctx context.Context, r *JoinRequest) (*Joined, error) {
 		err = m.err
 	}
 	if err == nil {
-		err = s.connect(j, nets, ns)
+		err = s.connect(ctx, j, nets, ns)
 	}
 	if err != nil {
 		if ns != nil {
@@ -297,7 +297,7 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 }
 
 // connect makes what j notes.
-func (s *Service) connect(j *joined, nets map[string]*network, ns *netns.Namespace) error {
+func (s *Service) connect(ctx context.Context, j *joined, nets map[string]*network, ns *netns.Namespace) error {
 	gateway := j.gateway()
 	for _, e := range j.Endpoints {
 		if err := s.plug(nets[e.Network], e, ns, e == gateway); err != nil {
@@ -305,10 +305,8 @@ func (s *Service) connect(j *joined, nets map[string]*network, ns *netns.Namespa
 		}
 		failpoint.Hit("network.plugged")
 	}
-	if j.resolves() {
-		if err := s.serveNames(j, ns); err != nil {
-			return err
-		}
+	if err := s.serve(ctx, j, ns); err != nil {
+		return err
 	}
 	if err := s.table.Publish(j.published()); err != nil {
 		return err

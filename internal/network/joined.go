@@ -18,7 +18,6 @@ import (
 
 	"gantry/internal/atomicfile"
 	"gantry/internal/ids"
-	"gantry/internal/kernel/netns"
 	"gantry/internal/network/firewall"
 	"gantry/internal/network/portmap"
 )
@@ -33,6 +32,8 @@ type joined struct {
 	Endpoints []*endpoint       `json:"endpoints"`
 	Bindings  []portmap.Binding `json:"bindings,omitempty"`
 	Upstream  []netip.Addr      `json:"upstream,omitempty"`
+	// Resolver: there is a name server in the namespace. Once there, it stays.
+	Resolver bool `json:"resolver,omitempty"`
 }
 
 // endpoint is a container's place on one network.
@@ -101,7 +102,7 @@ func (e *endpoint) settings() *api.EndpointSettings {
 }
 
 func (j *joined) result() *Joined {
-	out := &Joined{Resolver: j.resolves(), Endpoints: map[string]*api.EndpointSettings{}, Ports: api.PortMap{}}
+	out := &Joined{Resolver: j.Resolver, Endpoints: map[string]*api.EndpointSettings{}, Ports: api.PortMap{}}
 	for _, e := range j.Endpoints {
 		out.Endpoints[e.Name] = e.settings()
 	}
@@ -200,24 +201,14 @@ func (s *Service) Keep(pid func(id string) int) error {
 		}
 	}
 	s.mu.Unlock()
+	for _, j := range held {
+		if err := s.serveAgain(j, fmt.Sprintf("/proc/%d/ns/net", pid(j.ID))); err != nil {
+			s.Log.Warn("not all that a container had is there again", "container", j.Name, "err", err)
+		}
+	}
+	s.relay.Begin()
 	for _, id := range over {
 		s.Leave(id)
-	}
-	for _, j := range held {
-		if err := s.ports.Again(j.Name, j.Bindings); err != nil {
-			s.Log.Warn("another program took a published port while no engine ran; it stays published", "container", j.Name, "err", err)
-		}
-		if !j.resolves() {
-			continue
-		}
-		ns, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", pid(j.ID)))
-		if err == nil {
-			err = s.serveNames(j, ns)
-			ns.Close()
-		}
-		if err != nil {
-			s.Log.Warn("a container's name server could not be started again", "container", j.Name, "err", err)
-		}
 	}
 	if len(rules) == 0 {
 		return nil
@@ -244,10 +235,10 @@ func (s *Service) Leave(id string) {
 	if j == nil {
 		return
 	}
-	s.endNames(id)
 	if err := s.table.Withdraw(j.published()); err != nil {
 		s.Log.Error("withdrawing published ports failed", "container", j.Name, "err", err)
 	}
+	s.unserve(j)
 	s.ports.Release(j.Bindings)
 	var links []string
 	for _, e := range j.Endpoints {

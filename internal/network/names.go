@@ -1,17 +1,20 @@
 package network
 
 import (
+	"context"
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/kernel/netns"
 	"gantry/internal/kernel/nft"
-	"gantry/internal/network/dns"
+	"gantry/internal/network/portmap"
+	"gantry/internal/network/relay"
 )
 
 // resolver is where a container's programs find the name server, as they do in Docker.
@@ -22,118 +25,195 @@ func (j *joined) resolves() bool {
 	return slices.ContainsFunc(j.Endpoints, func(e *endpoint) bool { return len(e.Names) > 0 })
 }
 
-// names is what one container may know. It answers the name server, from any goroutine.
-type names struct {
-	s  *Service
-	id string
-}
-
-// Lookup returns the addresses of a name, as it is or with a network's name behind it.
-func (x names) Lookup(name string) (addrs []netip.Addr, known bool) {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	me := x.s.joined[x.id]
-	if me == nil {
-		return nil, false
-	}
-	for _, mine := range me.Endpoints {
-		if len(mine.Names) == 0 {
+// sandbox is what the relay knows of j: its places on networks that have names, and whom to ask for other names. A container
+// that has no way out has nobody to ask: names must not leave an internal network (CVE-2024-29018). s.mu is held.
+func (j *joined) sandbox() relay.Sandbox {
+	x := relay.Sandbox{ID: j.ID}
+	for _, e := range j.Endpoints {
+		if len(e.Names) == 0 {
 			continue
 		}
-		short, _ := strings.CutSuffix(name, "."+strings.ToLower(mine.Name))
-		for _, j := range x.s.joined {
-			e := j.on(mine.Network)
-			if e == nil || !slices.ContainsFunc(e.Names, func(n string) bool { return strings.EqualFold(n, short) || strings.EqualFold(n, name) }) {
-				continue
-			}
-			known = true
-			for _, p := range []netip.Prefix{e.V4, e.V6} {
-				if p.IsValid() && !slices.Contains(addrs, p.Addr()) {
-					addrs = append(addrs, p.Addr())
+		n := relay.Network{ID: e.Network, Name: e.Name, Names: e.Names}
+		if e.V4.IsValid() {
+			n.V4 = e.V4.Addr()
+		}
+		if e.V6.IsValid() {
+			n.V6 = e.V6.Addr()
+		}
+		for _, l := range e.Want.Links {
+			if name, alias, ok := strings.Cut(l, ":"); ok {
+				if n.Links == nil {
+					n.Links = map[string]string{}
 				}
+				n.Links[alias] = strings.TrimPrefix(name, "/")
 			}
 		}
-		if known {
-			return addrs, true
+		x.Networks = append(x.Networks, n)
+	}
+	if j.gateway() != nil {
+		for _, a := range j.Upstream {
+			x.Upstream = append(x.Upstream, netip.AddrPortFrom(a, 53))
 		}
 	}
-	return nil, false
+	return x
 }
 
-// Reverse returns the name of an address in the container's networks.
-func (x names) Reverse(a netip.Addr) string {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	me := x.s.joined[x.id]
-	if me == nil {
-		return ""
-	}
-	for _, mine := range me.Endpoints {
-		for _, j := range x.s.joined {
-			if e := j.on(mine.Network); e != nil && len(e.Names) > 0 && (e.V4.IsValid() && e.V4.Addr() == a || e.V6.IsValid() && e.V6.Addr() == a) {
-				return e.Names[0] + "." + e.Name
+// relayed are j's published ports as the relay knows them: those of IPv6 addresses lead to the container. s.mu is held.
+func (j *joined) relayed(fd func(portmap.Binding) int) (list []relay.Port) {
+	g := j.gateway()
+	for _, b := range j.Bindings {
+		var to netip.AddrPort
+		switch {
+		case g == nil || !b.Host.Addr().Is6():
+		case g.V6.IsValid():
+			to = netip.AddrPortFrom(g.V6.Addr(), b.Container)
+		case g.V4.IsValid():
+			to = netip.AddrPortFrom(g.V4.Addr(), b.Container)
+		}
+		n := -1
+		if fd != nil {
+			if n = fd(b); n < 0 {
+				continue // no socket, as of sctp
 			}
 		}
+		list = append(list, relay.NewPort(b.Proto, b.Host, to, n))
 	}
-	return ""
+	return list
 }
 
-// Upstream are the name servers that the container was given; of one that has no way out, none: names must not leave
-// an internal network (CVE-2024-29018).
-func (x names) Upstream() []netip.Addr {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	if me := x.s.joined[x.id]; me != nil && me.gateway() != nil {
-		return me.Upstream
-	}
-	return nil
-}
-
-// serveNames starts the name server of a container in its namespace.
-func (s *Service) serveNames(j *joined, ns *netns.Namespace) error {
-	var udp net.PacketConn
-	var tcp net.Listener
-	err := ns.Do(func() (err error) {
-		if udp, err = net.ListenPacket("udp4", netip.AddrPortFrom(resolver, 0).String()); err != nil {
-			return err
+// openResolver makes the sockets of a name server in a namespace.
+func openResolver(ns *netns.Namespace) (udp, tcp int, err error) {
+	udp, tcp = -1, -1
+	err = ns.Do(func() error {
+		var ports [2]uint16
+		for i, s := range []struct {
+			fd  *int
+			typ int
+		}{{&udp, unix.SOCK_DGRAM}, {&tcp, unix.SOCK_STREAM}} {
+			if *s.fd, err = unix.Socket(unix.AF_INET, s.typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+				return os.NewSyscallError("socket", err)
+			}
+			if err := unix.Bind(*s.fd, &unix.SockaddrInet4{Addr: resolver.As4()}); err != nil {
+				return os.NewSyscallError("bind", err)
+			}
+			a, err := unix.Getsockname(*s.fd)
+			if err != nil {
+				return os.NewSyscallError("getsockname", err)
+			}
+			ports[i] = uint16(a.(*unix.SockaddrInet4).Port)
 		}
-		if tcp, err = net.Listen("tcp4", netip.AddrPortFrom(resolver, 0).String()); err != nil {
-			udp.Close()
-			return err
+		if err := unix.Listen(tcp, 128); err != nil {
+			return os.NewSyscallError("listen", err)
 		}
-		if err = lead(udp.LocalAddr(), tcp.Addr()); err != nil {
-			udp.Close()
-			tcp.Close()
-		}
-		return err
+		return lead(ports[0], ports[1])
 	})
 	if err != nil {
-		return fmt.Errorf("start the name server: %w", err)
+		closeResolver(udp, tcp)
+		return -1, -1, fmt.Errorf("open the name server's sockets: %w", err)
 	}
-	server := dns.Serve(udp, tcp, names{s, j.ID})
-	s.mu.Lock()
-	old := s.servers[j.ID]
-	s.servers[j.ID] = server
-	s.mu.Unlock()
-	if old != nil {
-		old.Close()
-	}
-	return nil
+	return udp, tcp, nil
 }
 
-// endNames ends it. Its sockets would keep the namespace alive.
-func (s *Service) endNames(id string) {
-	s.mu.Lock()
-	server := s.servers[id]
-	delete(s.servers, id)
-	s.mu.Unlock()
-	if server != nil {
-		server.Close()
+func closeResolver(fds ...int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
+}
+
+// serve gives the relay j's sockets: those of the name server, when j resolves, and of ports. Names are to be known when
+// it returns; for ports nobody waits, what comes to them waits in their queues.
+func (s *Service) serve(ctx context.Context, j *joined, ns *netns.Namespace) error {
+	if !j.resolves() {
+		if ports := j.relayed(s.ports.Take); len(ports) > 0 {
+			s.relay.Give(j.sandbox(), -1, -1, ports)
+		}
+		return nil
+	}
+	udp, tcp, err := openResolver(ns)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	j.Resolver = true
+	err = s.writeJoined(j)
+	rec, ports := j.sandbox(), j.relayed(s.ports.Take)
+	s.mu.Unlock()
+	wait := s.relay.Give(rec, udp, tcp, ports)
+	if err == nil {
+		err = wait(ctx)
+	}
+	return err
+}
+
+// served has the relay know of a change of j.
+func (s *Service) served(ctx context.Context, j *joined) error {
+	s.mu.Lock()
+	rec, ports, some := j.sandbox(), j.relayed(nil), j.Resolver || len(j.Bindings) > 0
+	s.mu.Unlock()
+	if !some {
+		return nil
+	}
+	return s.relay.Change(rec, ports)(ctx)
+}
+
+// unserve has the relay close all that it holds for j. Its sockets would keep the namespace alive; and its names must
+// not be answered when others get the addresses.
+func (s *Service) unserve(j *joined) {
+	if !j.Resolver && len(j.Bindings) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.relay.Drop(j.ID)(ctx); err != nil {
+		s.Log.Warn("the relay was not told of a container's end", "container", j.Name, "err", err)
+	}
+}
+
+// patience is how long the end of a container waits for the relay.
+const patience = 10 * time.Second
+
+// serveAgain is serve for a container that was connected by the engine before: what the relay holds for it is kept, what
+// is missing is made. path leads to its namespace.
+func (s *Service) serveAgain(j *joined, path string) error {
+	has, held := s.relay.Has(j.ID)
+	var first error
+	kept := func(b portmap.Binding) bool {
+		return slices.ContainsFunc(held, func(p relay.Port) bool { return p.Proto == b.Proto && p.Host == b.Host })
+	}
+	if err := s.ports.Again(j.Name, j.Bindings, kept); err != nil {
+		first = fmt.Errorf("another program took a published port, which stays published: %w", err)
+	}
+	udp, tcp := -1, -1
+	if j.Resolver = j.Resolver || j.resolves(); j.Resolver && !has {
+		ns, err := netns.Open(path)
+		if err == nil {
+			udp, tcp, err = openResolver(ns)
+			ns.Close()
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ports := j.relayed(func(b portmap.Binding) int {
+		for _, p := range held {
+			if p.Proto == b.Proto && p.Host == b.Host {
+				return p.Fd
+			}
+		}
+		return s.ports.Take(b)
+	})
+	if j.Resolver || len(ports) > 0 {
+		s.relay.Adopt(j.sandbox(), udp, tcp, ports)
+	}
+	return first
 }
 
 // lead makes port 53 of the resolver's address lead to the sockets, in the calling thread's namespace.
-func lead(udp, tcp net.Addr) error {
+func lead(udp, tcp uint16) error {
 	const table, chain = "gantry-dns", "output"
 	conn, err := nft.Dial()
 	if err != nil {
@@ -146,14 +226,13 @@ func lead(udp, tcp net.Addr) error {
 	tx.Flush(nft.IPv4, table, chain)
 	for _, x := range []struct {
 		proto byte
-		to    net.Addr
+		port  uint16
 	}{{unix.IPPROTO_UDP, udp}, {unix.IPPROTO_TCP, tcp}} {
-		port := netip.MustParseAddrPort(x.to.String()).Port()
 		tx.Rule(nft.IPv4, table, chain,
 			nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4, nft.R1), nft.Equal(nft.R1, resolver.AsSlice()),
 			nft.Meta(unix.NFT_META_L4PROTO, nft.R1), nft.Equal(nft.R1, []byte{x.proto}),
 			nft.Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, nft.R1), nft.Equal(nft.R1, []byte{0, 53}),
-			nft.Load(nft.R32, resolver.AsSlice()), nft.Load(nft.R32+1, []byte{byte(port >> 8), byte(port)}),
+			nft.Load(nft.R32, resolver.AsSlice()), nft.Load(nft.R32+1, []byte{byte(x.port >> 8), byte(x.port)}),
 			nft.DNAT(nft.IPv4, nft.R32, nft.R32+1))
 	}
 	return conn.Commit(&tx)

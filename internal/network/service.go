@@ -26,10 +26,10 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/netns"
-	"gantry/internal/network/dns"
 	"gantry/internal/network/firewall"
 	"gantry/internal/network/ipam"
 	"gantry/internal/network/portmap"
+	"gantry/internal/network/relay"
 	"gantry/internal/state"
 )
 
@@ -46,6 +46,8 @@ type Options struct {
 	Log    *slog.Logger
 	// Host is the namespace whose network containers are connected to.
 	Host *netns.Namespace
+	// Relay says what the relay is; Host and Log are those here.
+	Relay relay.Options
 	// New makes namespaces; nil is netns.New. Whoever keeps some ready puts them here.
 	New func() (*netns.Namespace, error)
 
@@ -64,13 +66,13 @@ type Service struct {
 	Options
 	table *firewall.Table
 	ports *portmap.Book
+	relay *relay.Keeper
 	work  sync.WaitGroup
 
-	mu      sync.Mutex
-	nets    map[string]*network
-	names   map[string]string // → ID
-	joined  map[string]*joined
-	servers map[string]*dns.Server // of names, by container
+	mu     sync.Mutex
+	nets   map[string]*network
+	names  map[string]string // → ID
+	joined map[string]*joined
 }
 
 // Names of the networks that are always there.
@@ -91,7 +93,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if err := os.MkdirAll(o.Run, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, nets: map[string]*network{}, names: map[string]string{}, joined: map[string]*joined{}, servers: map[string]*dns.Server{}, ports: portmap.New(o.Host)}
+	s := &Service{Options: o, nets: map[string]*network{}, names: map[string]string{}, joined: map[string]*joined{}, ports: portmap.New(o.Host)}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -108,22 +110,25 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the firewall: %w", err)
 	}
+	o.Relay.Host, o.Relay.Log = o.Host, o.Log
+	if s.relay, err = relay.Open(o.Relay); err != nil {
+		s.table.Close()
+		return nil, fmt.Errorf("find the relay: %w", err)
+	}
 	return s, nil
 }
 
-// Close ends the service's own work. Containers stay connected, and their ports published; names are not answered
-// until the next engine.
+// Close ends the service's own work. Containers stay connected, their ports published and held, and their names answered:
+// the relay goes on, unless it holds nothing.
 func (s *Service) Close() {
 	s.work.Wait()
-	s.mu.Lock()
-	for _, x := range s.servers {
-		x.Close()
-	}
-	clear(s.servers)
-	s.mu.Unlock()
+	s.relay.Close()
 	s.table.Close()
 	s.ports.Close()
 }
+
+// Relay tells which relay serves; nil is none.
+func (s *Service) Relay() *relay.Hello { return s.relay.Hello() }
 
 // predefine makes bridge, host and none where they are missing.
 func (s *Service) predefine() error {

@@ -217,7 +217,7 @@ func TestUpgradeTheSupervisor(t *testing.T) {
 	var builds [2]string
 	for i, ldflags := range []string{"-s", "-s -w -X main.build=next"} {
 		builds[i] = t.TempDir()
-		cmd := exec.Command("go", "build", "-ldflags", ldflags, "-o", builds[i]+"/", "./cmd/gantry", "./cmd/engine", "./cmd/supervisor", "./cmd/init")
+		cmd := exec.Command("go", "build", "-ldflags", ldflags, "-o", builds[i]+"/", "./cmd/gantry", "./cmd/engine", "./cmd/supervisor", "./cmd/relay", "./cmd/init")
 		cmd.Dir = engine.Repo()
 		if r := must(t, cmd); r.Code != 0 {
 			t.Fatal(r)

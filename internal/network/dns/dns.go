@@ -1,19 +1,14 @@
-// Package dns answers the questions of one container: names of its networks by itself, all others by asking the host's
-// name servers, in turn until one answers.
+// Package dns answers the questions of containers: names of their networks by itself, all others by asking name servers,
+// in turn until one answers, or from what they answered lately.
 //
-// A container finds it at 127.0.0.11, port 53. Its sockets are bound to other ports there, and a rule in the container's
-// namespace leads to them, so that the container may have a name server of its own on port 53.
+// It is linked into the relay (package server of ../relay), which has the sockets.
 package dns
 
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
-	"sync"
-	"time"
 )
 
 // Names is what is known of a container's networks.
@@ -22,139 +17,10 @@ type Names interface {
 	Lookup(name string) (addrs []netip.Addr, known bool)
 	// Reverse returns the name of an address in them, or "".
 	Reverse(netip.Addr) string
-	// Upstream are the name servers that other questions go to, asked from the host's namespace; none: they fail.
-	Upstream() []netip.Addr
 }
 
-// Server answers on one UDP and one TCP socket. Serving ends with Close.
-type Server struct {
-	names Names
-	udp   net.PacketConn
-	tcp   net.Listener
-	slots chan struct{} // bounds questions under way
-	all   sync.WaitGroup
-}
-
-// Bounds of what one container may keep under way, and for how long a name server is waited for.
-const (
-	maxUnderWay = 100
-	patience    = 2 * time.Second
-	maxIdle     = 10 * time.Second
-)
-
-// Serve answers what comes in on the sockets, which become the Server's.
-func Serve(udp net.PacketConn, tcp net.Listener, names Names) *Server {
-	s := &Server{names: names, udp: udp, tcp: tcp, slots: make(chan struct{}, maxUnderWay)}
-	s.all.Go(s.datagrams)
-	s.all.Go(s.connections)
-	return s
-}
-
-// Close closes the sockets. Questions under way may end later, unanswered.
-func (s *Server) Close() {
-	s.udp.Close()
-	s.tcp.Close()
-}
-
-func (s *Server) datagrams() {
-	buf := make([]byte, 4096)
-	for {
-		n, from, err := s.udp.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // of an answer before, which nobody took (ECONNREFUSED)
-		}
-		out, q, forward := s.answer(buf[:n])
-		if !forward {
-			if out != nil {
-				if len(out) > datagram(buf[:n], q) {
-					out = truncated(out, q)
-				}
-				s.udp.WriteTo(out, from)
-			}
-			continue
-		}
-		select {
-		case s.slots <- struct{}{}:
-			m := append([]byte(nil), buf[:n]...)
-			go func() {
-				defer func() { <-s.slots }()
-				s.udp.WriteTo(s.ask("udp", m, q), from)
-			}()
-		default: // too many: the client asks again
-		}
-	}
-}
-
-// datagram returns the largest answer that the client takes by UDP: what its OPT record says (EDNS, RFC 6891), which
-// follows the question in a query.
-func datagram(m []byte, q question) int {
-	const opt = 41
-	if q.end >= headerLen && len(m) >= q.end+5 && m[q.end] == 0 && binary.BigEndian.Uint16(m[q.end+1:]) == opt {
-		return min(max(plainUDP, int(binary.BigEndian.Uint16(m[q.end+3:]))), 4096)
-	}
-	return plainUDP
-}
-
-func (s *Server) connections() {
-	for {
-		c, err := s.tcp.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			time.Sleep(10 * time.Millisecond) // out of descriptors
-			continue
-		}
-		select {
-		case s.slots <- struct{}{}:
-			go func() {
-				defer func() { <-s.slots }()
-				defer c.Close()
-				s.connection(c)
-			}()
-		default:
-			c.Close()
-		}
-	}
-}
-
-func (s *Server) connection(c net.Conn) {
-	for {
-		c.SetDeadline(time.Now().Add(maxIdle))
-		m, err := readTCP(c)
-		if err != nil {
-			return
-		}
-		out, q, forward := s.answer(m)
-		if forward {
-			out = s.ask("tcp", m, q)
-		}
-		if out == nil || writeTCP(c, out) != nil {
-			return
-		}
-	}
-}
-
-func readTCP(c net.Conn) ([]byte, error) {
-	var size [2]byte
-	if _, err := io.ReadFull(c, size[:]); err != nil {
-		return nil, err
-	}
-	m := make([]byte, binary.BigEndian.Uint16(size[:]))
-	_, err := io.ReadFull(c, m)
-	return m, err
-}
-
-func writeTCP(c net.Conn, m []byte) error {
-	_, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(m))), m...))
-	return err
-}
-
-// answer answers a query from what is known here, or says that it is to be forwarded. out is nil for what deserves none.
-func (s *Server) answer(m []byte) (out []byte, q question, forward bool) {
+// Answer answers a query from what is known here, or says that it is to be forwarded. out is nil for what deserves none.
+func Answer(m []byte, names Names) (out []byte, q Question, forward bool) {
 	q, err := parse(m)
 	if errors.Is(err, errMessage) {
 		return nil, q, false
@@ -173,14 +39,14 @@ func (s *Server) answer(m []byte) (out []byte, q question, forward bool) {
 	}
 	switch q.kind {
 	case typeA, typeAAAA, typeANY:
-		addrs, known := s.names.Lookup(q.name)
+		addrs, known := names.Lookup(q.name)
 		if !known {
 			return nil, q, true
 		}
 		// Whoever takes the first address takes each in turn.
 		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 		out = respond(m, q, noError)
-		for _, a := range addrs {
+		for _, a := range addrs[:min(len(addrs), maxAddrs)] {
 			switch {
 			case a.Is4() && q.kind != typeAAAA:
 				out = add(out, typeA, a.AsSlice())
@@ -188,80 +54,61 @@ func (s *Server) answer(m []byte) (out []byte, q question, forward bool) {
 				out = add(out, typeAAAA, a.AsSlice())
 			}
 		}
-		return out, q, false
+		return addOPT(out, m, q), q, false
 	case typePTR:
 		if a, ok := reverse(q.name); ok {
-			if name := s.names.Reverse(a); name != "" {
-				return add(respond(m, q, noError), typePTR, encodeName(name)), q, false
+			if name := names.Reverse(a); name != "" {
+				return addOPT(add(respond(m, q, noError), typePTR, encodeName(name)), m, q), q, false
 			}
 		}
 	default:
 		// Other types of a name that is known here: there are none.
-		if _, known := s.names.Lookup(q.name); known {
-			return respond(m, q, noError), q, false
+		if _, known := names.Lookup(q.name); known {
+			return addOPT(respond(m, q, noError), m, q), q, false
 		}
 	}
 	return nil, q, true
 }
 
-// ask puts a query to the name servers, in turn until one answers.
-func (s *Server) ask(network string, m []byte, q question) []byte {
-	for _, a := range s.names.Upstream() {
-		if out, err := exchange(network, netip.AddrPortFrom(a, 53), m, q); err == nil {
-			return out
-		}
+// Fit makes an answer to query m one that the client takes in a datagram: one that is too long it shall ask for again by TCP.
+func Fit(out, m []byte, q Question) []byte {
+	limit := plainUDP
+	if o := optOf(m, q); o.present {
+		limit = min(max(plainUDP, int(o.size)), maxUDP)
 	}
-	return respond(m, q, servFail)
+	if len(out) <= limit {
+		return out
+	}
+	out = append([]byte(nil), out[:q.end]...)
+	clear(out[6:headerLen])
+	out[2] |= 0x02
+	return addOPT(out, m, q)
 }
 
-// exchange asks one name server. What comes back must be an answer to this very question.
-func exchange(network string, server netip.AddrPort, m []byte, q question) ([]byte, error) {
-	c, err := net.DialTimeout(network, server.String(), patience)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	if network == "tcp" {
-		if err := writeTCP(c, m); err != nil {
-			return nil, err
-		}
-		out, err := readTCP(c)
-		if err == nil && !answers(out, m, q) {
-			err = errMessage
-		}
-		return out, err
-	}
-	if _, err := c.Write(m); err != nil {
-		return nil, err
-	}
-	buf := make([]byte, 65535)
-	for {
-		n, err := c.Read(buf)
-		if err != nil {
-			return nil, err
-		}
-		if answers(buf[:n], m, q) {
-			return buf[:n], nil
-		}
-	}
+// opt is what a query says by its OPT record (EDNS, RFC 6891).
+type opt struct {
+	present bool
+	size    uint16 // the largest datagram the client takes
+	dnssec  bool
+	options bool // there are some, as a cookie (RFC 7873): the answer is meant for this query alone
 }
 
-func answers(out, m []byte, q question) bool {
-	if len(out) < q.end || out[0] != m[0] || out[1] != m[1] || out[2]&0x80 == 0 {
-		return false
+// optOf reads the OPT record where clients put it, behind the question.
+func optOf(m []byte, q Question) (o opt) {
+	if q.end < headerLen || len(m) < q.end+11 || m[q.end] != 0 || binary.BigEndian.Uint16(m[q.end+1:]) != typeOPT {
+		return o
 	}
-	for i := headerLen; i < q.end; i++ {
-		if lower(out[i]) != lower(m[i]) {
-			return false
-		}
-	}
-	return true
+	r := m[q.end+1:]
+	return opt{true, binary.BigEndian.Uint16(r[2:]), r[6]&0x80 != 0, binary.BigEndian.Uint16(r[8:]) != 0}
 }
 
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + 'a' - 'A'
+// addOPT ends an answer as a query with an OPT record asks for.
+func addOPT(out, m []byte, q Question) []byte {
+	if !optOf(m, q).present {
+		return out
 	}
-	return c
+	binary.BigEndian.PutUint16(out[10:], 1)
+	out = append(out, 0, 0, typeOPT)
+	out = binary.BigEndian.AppendUint16(out, maxUDP)
+	return append(out, 0, 0, 0, 0, 0, 0)
 }

@@ -11,8 +11,10 @@ import (
 // Record types and response codes (RFC 1035, RFC 3596).
 const (
 	typeA    = 1
+	typeSOA  = 6
 	typePTR  = 12
 	typeAAAA = 28
+	typeOPT  = 41
 	typeANY  = 255
 	classIN  = 1
 
@@ -20,12 +22,17 @@ const (
 	servFail = 2
 	nxDomain = 3
 	notImpl  = 4
+	refused  = 5
 
 	headerLen = 12
 	// ttl is Docker's, in seconds.
 	ttl = 600
 	// plainUDP is what a client that does not say otherwise takes in one datagram.
 	plainUDP = 512
+	// maxUDP is what we take, and send at most. Between a container and us there is a loopback interface, which cuts nothing.
+	maxUDP = 4096
+	// maxAddrs bounds an answer of ours: a message has at most 65,535 bytes.
+	maxAddrs = 2000
 )
 
 var (
@@ -33,8 +40,8 @@ var (
 	errOther   = errors.New("not a plain query")
 )
 
-// question is what a query asks.
-type question struct {
+// Question is what a query asks.
+type Question struct {
 	name  string // lower case, without the dot at the end
 	kind  uint16
 	class uint16
@@ -42,7 +49,7 @@ type question struct {
 }
 
 // parse reads the header and the one question of a query.
-func parse(m []byte) (q question, err error) {
+func parse(m []byte) (q Question, err error) {
 	if len(m) < headerLen {
 		return q, errMessage
 	}
@@ -79,11 +86,11 @@ func parse(m []byte) (q question, err error) {
 	if at+4 > len(m) {
 		return q, errMessage
 	}
-	return question{name.String(), binary.BigEndian.Uint16(m[at:]), binary.BigEndian.Uint16(m[at+2:]), at + 4}, nil
+	return Question{name.String(), binary.BigEndian.Uint16(m[at:]), binary.BigEndian.Uint16(m[at+2:]), at + 4}, nil
 }
 
 // respond begins the answer to query m, whose question is q.
-func respond(m []byte, q question, code byte) []byte {
+func respond(m []byte, q Question, code byte) []byte {
 	out := make([]byte, q.end, q.end+64)
 	copy(out, m[:q.end])
 	out[2] = 0x80 | m[2]&0x01 // a response; recursion as desired
@@ -113,14 +120,6 @@ func encodeName(name string) (b []byte) {
 	return append(b, 0)
 }
 
-// truncated cuts an answer that does not fit into a datagram, so that the client asks again by TCP.
-func truncated(out []byte, q question) []byte {
-	out = out[:q.end]
-	clear(out[6:headerLen])
-	out[2] |= 0x02
-	return out
-}
-
 // reverse reads the address that a name below in-addr.arpa or ip6.arpa stands for.
 func reverse(name string) (netip.Addr, bool) {
 	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
@@ -144,4 +143,59 @@ func reverse(name string) (netip.Addr, bool) {
 		a[i/2] = a[i/2]<<4 | byte(n)
 	}
 	return netip.AddrFrom16(a), true
+}
+
+// records is what the cache must know of a response.
+type records struct {
+	ttls     []int  // where the records' TTLs are
+	least    uint32 // of them, in seconds
+	answers  uint16
+	negative uint32 // for how long it holds that there is nothing (RFC 2308); 0: not said
+}
+
+// scan reads a response whose question is q.
+func scan(m []byte, q Question) (r records, err error) {
+	r.least = 1<<32 - 1
+	r.answers = binary.BigEndian.Uint16(m[6:])
+	n := int(r.answers) + int(binary.BigEndian.Uint16(m[8:])) + int(binary.BigEndian.Uint16(m[10:]))
+	at := q.end
+	for range n {
+		if at, err = skipName(m, at); err != nil {
+			return r, err
+		}
+		if at+10 > len(m) {
+			return r, errMessage
+		}
+		kind, ttl, size := binary.BigEndian.Uint16(m[at:]), binary.BigEndian.Uint32(m[at+4:]), int(binary.BigEndian.Uint16(m[at+8:]))
+		end := at + 10 + size
+		if end > len(m) {
+			return r, errMessage
+		}
+		if kind != typeOPT { // whose TTL is none
+			r.ttls = append(r.ttls, at+4)
+			r.least = min(r.least, ttl)
+		}
+		if kind == typeSOA && size >= 4 {
+			r.negative = min(ttl, binary.BigEndian.Uint32(m[end-4:]))
+		}
+		at = end
+	}
+	return r, nil
+}
+
+// skipName returns where the name at at ends.
+func skipName(m []byte, at int) (int, error) {
+	for at < len(m) {
+		n := int(m[at])
+		switch {
+		case n == 0:
+			return at + 1, nil
+		case n&0xc0 == 0xc0:
+			return at + 2, nil // the rest is elsewhere
+		case n > 63:
+			return 0, errMessage
+		}
+		at += 1 + n
+	}
+	return 0, errMessage
 }

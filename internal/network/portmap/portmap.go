@@ -1,6 +1,9 @@
 // Package portmap gives out ports of the host and holds them: each published port is reserved by a bound socket, so
-// that no other program can take it, and a port that another program has is never published over it. No packet
-// reaches these sockets while the rules of package firewall stand.
+// that no other program can take it, and a port that another program has is never published over it. The sockets are made
+// here and go to the relay, which outlives the engine.
+//
+// No packet for an IPv4 address reaches these sockets while the rules of package firewall stand. Those for IPv6 listen:
+// what no rule can lead to a container, from ::1 or to one without IPv6, the relay takes there.
 package portmap
 
 import (
@@ -44,7 +47,7 @@ type slot struct {
 }
 
 type holding struct {
-	fd    int // -1: the kernel has no such sockets
+	fd    int // -1: it was taken, or the kernel has no such sockets
 	owner string
 }
 
@@ -87,15 +90,31 @@ func (b *Book) Reserve(owner string, v4, v6 bool, requests []Request) (list []Bi
 	return list, err
 }
 
-// Again takes back, after a restart, what was reserved before. A port that somebody took meanwhile stays published,
-// for the rules come first; the error says so.
-func (b *Book) Again(owner string, list []Binding) error {
+// Take hands over the socket that holds a port: it is the caller's then, and closed before the port is released. It is -1
+// where there is none.
+func (b *Book) Take(x Binding) (fd int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := slot{x.Proto, x.Host}
+	h, ok := b.held[s]
+	if !ok {
+		return -1
+	}
+	b.held[s] = holding{-1, h.owner}
+	return h.fd
+}
+
+// Again takes back, after a restart, what was reserved before. Those that kept says yes to have their sockets elsewhere. A
+// port that somebody took meanwhile stays published, for the rules come first; the error says so.
+func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool) error {
 	return b.host.Do(func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		var first error
 		for _, x := range list {
-			if err := b.hold(owner, x); err != nil {
+			if kept(x) {
+				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
+			} else if err := b.hold(owner, x); err != nil {
 				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
 				if first == nil {
 					first = err
@@ -192,16 +211,27 @@ func (b *Book) reserve(owner string, v4, v6 bool, r Request) ([]Binding, error) 
 	return nil, b.explain(busy, r, hosts, r.First)
 }
 
-// addresses are those to bind for a request.
+// addresses are those to bind for a request, of a container with addresses of the families v4 and v6. Its IPv4 address does
+// for IPv6, too: the relay is between.
 func addresses(host netip.Addr, v4, v6 bool) (list []netip.Addr) {
 	host = host.Unmap()
 	if v4 && (!host.IsValid() || host.Is4()) {
 		list = append(list, orAll(host, netip.IPv4Unspecified()))
 	}
-	if v6 && (!host.IsValid() || host.Is6()) {
+	if host.Is6() && (v4 || v6) || !host.IsValid() && (v6 || v4 && hasIPv6()) {
 		list = append(list, orAll(host, netip.IPv6Unspecified()))
 	}
 	return list
+}
+
+// hasIPv6 reports whether anybody could come by IPv6, to the calling thread's namespace.
+func hasIPv6() bool {
+	fd, err := open("tcp", netip.IPv6Loopback())
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Bind(fd, sockaddr(netip.AddrPortFrom(netip.IPv6Loopback(), 0))) == nil
 }
 
 func orAll(a, all netip.Addr) netip.Addr {
@@ -243,18 +273,24 @@ type Busy struct {
 
 func (e *Busy) Error() string { return e.err.Error() }
 
+// backlog is of connections that wait for the relay.
+const backlog = 1024
+
 func bind(proto string, host netip.AddrPort) (int, error) {
 	fd, err := open(proto, host.Addr())
 	if err != nil {
 		return -1, err
 	}
 	// Without SO_REUSEADDR nobody else gets the port, even with it.
-	err = unix.Bind(fd, sockaddr(host))
-	if errors.Is(err, unix.EADDRINUSE) && proto == "tcp" {
+	relayed := proto == "tcp" && host.Addr().Is6()
+	if !relayed {
+		err = unix.Bind(fd, sockaddr(host))
+	}
+	if relayed || errors.Is(err, unix.EADDRINUSE) && proto == "tcp" {
 		// Perhaps by connections that have ended only (TIME_WAIT). A listening socket keeps others away, too.
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 		if err = unix.Bind(fd, sockaddr(host)); err == nil {
-			err = unix.Listen(fd, 0)
+			err = unix.Listen(fd, backlog)
 		}
 	}
 	if err != nil {
@@ -275,7 +311,7 @@ func open(proto string, a netip.Addr) (int, error) {
 	case "sctp":
 		number = unix.IPPROTO_SCTP
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, number)
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, number)
 	if err != nil {
 		return -1, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/network/lab"
 )
 
@@ -60,9 +62,14 @@ func TestReserve(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "failed to bind host port 0.0.0.0:9000/tcp: address already in use\n(pid ") || !strings.Contains(err.Error(), "9001") {
 		t.Fatal(err)
 	}
-	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("::1"), 9000, 9000}); err == nil {
-		t.Fatal("an IPv6 port was published for a container without IPv6")
+	if _, err = reserve(false, true, Request{"tcp", 80, netip.MustParseAddr("127.0.0.1"), 9000, 9000}); err == nil {
+		t.Fatal("an IPv4 port was published for a container without IPv4")
 	}
+	six, err := reserve(true, false, Request{"tcp", 80, netip.IPv6Loopback(), 9002, 9002})
+	if err != nil || len(six) != 1 || six[0].Host.String() != "[::1]:9002" {
+		t.Fatal(six, err)
+	}
+	b.Release(six)
 	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("203.0.113.9"), 9000, 9000}); err == nil || !strings.Contains(err.Error(), "cannot assign requested address") {
 		t.Fatal(err)
 	}
@@ -73,9 +80,17 @@ func TestReserve(t *testing.T) {
 	if b.Held() != 0 {
 		t.Fatalf("%d ports leak", b.Held())
 	}
-	if err := b.Again("web", list); err != nil || b.Held() != 3 {
+	if err := b.Again("web", list, func(x Binding) bool { return x.Proto == "udp" }); err != nil || b.Held() != 3 {
 		t.Fatal(err, b.Held())
 	}
+	for _, x := range list {
+		if fd := b.Take(x); (fd < 0) != (x.Proto == "udp") {
+			t.Errorf("%v has socket %d", x, fd)
+		} else if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	b.Release(list)
 }
 
 func FuzzSocketsOn(f *testing.F) {

@@ -1,4 +1,4 @@
-// Package programs finds the small programs that the engine starts (the supervisor, init) and puts them into
+// Package programs finds the small programs that the engine starts (the supervisor, init, the relay) and puts them into
 // sealed memfds: what runs can then not be replaced under it, neither by an upgrade of the package nor
 // from a container (CVE-2019-5736), and /run may be mounted noexec.
 package programs
@@ -18,6 +18,7 @@ import (
 const (
 	Supervisor = "supervisor"
 	Init       = "init"
+	Relay      = "relay"
 )
 
 // Set is a source of programs. Its zero value looks beside the running executable.
@@ -77,10 +78,10 @@ func (s *Set) read(name string) ([]byte, error) {
 	return b, nil
 }
 
-// Build returns the digest of the supervisor and of init, for supervisor.Options.
-func (s *Set) Build() (string, error) {
+// Build returns the digest of programs that are exchanged together, by which one that runs is known to be another.
+func (s *Set) Build(names ...string) (string, error) {
 	h := sha256.New()
-	for _, name := range []string{Supervisor, Init} {
+	for _, name := range names {
 		b, err := s.read(name)
 		if err != nil {
 			return "", err

@@ -40,14 +40,14 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: seals %x, %v", name, seals, err)
 		}
 	}
-	a, err := s.Build()
+	a, err := s.Build(Supervisor, Init)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, Supervisor), append(echo, 0), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if b, _ := s.Build(); a == b {
+	if b, _ := s.Build(Supervisor, Init); a == b {
 		t.Error("another program, the same build")
 	}
 }
