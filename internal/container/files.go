@@ -49,6 +49,38 @@ func (c *container) writeFiles(net *Connection) (string, error) {
 	return c.dir, nil
 }
 
+// rewriteFiles brings hosts and resolv.conf of a running container in line with its connections, which are about to be n.
+// They are mounted in it, and so changed in place. What the user changed in them stays.
+func (c *container) rewriteFiles(n *Connection) {
+	h := c.now.HostConfig
+	hosts := filepath.Join(c.dir, "hosts")
+	old, err := os.ReadFile(hosts)
+	if err == nil {
+		before := ownHosts(&Connection{Endpoints: c.now.Endpoints}, c.now.Config)
+		after := ownHosts(n, c.now.Config)
+		now := slices.DeleteFunc(strings.SplitAfter(string(old), "\n"), func(line string) bool {
+			return line != "" && strings.Contains(string(before), line) && !strings.Contains(string(after), line)
+		})
+		for line := range strings.Lines(string(after)) {
+			if !slices.Contains(now, line) {
+				now = append(now, line)
+			}
+		}
+		if text := strings.Join(now, ""); text != string(old) {
+			err = os.WriteFile(hosts, []byte(text), 0o644)
+		}
+	}
+	conf := filepath.Join(c.dir, "resolv.conf")
+	if err == nil && n.Resolver {
+		if old, err = os.ReadFile(conf); err == nil && bytes.Equal(old, resolvConf(h, false)) {
+			err = os.WriteFile(conf, resolvConf(h, true), 0o644)
+		}
+	}
+	if err != nil {
+		c.s.Log.Warn("a running container's hosts and resolv.conf do not follow its networks", "container", c.id, "err", err)
+	}
+}
+
 const loopbackHosts = `127.0.0.1	localhost
 ::1	localhost ip6-localhost ip6-loopback
 fe00::	ip6-localnet

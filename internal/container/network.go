@@ -199,6 +199,7 @@ func (s *Service) Connect(ctx context.Context, ref, net string, want *network.En
 			if err != nil {
 				return err
 			}
+			c.rewriteFiles(n)
 			c.connected(n)
 		}
 		c.now.Wanted = maps.Clone(c.now.Wanted)
@@ -227,6 +228,7 @@ func (s *Service) Disconnect(ctx context.Context, ref, net string, force bool) e
 			if err != nil {
 				return err
 			}
+			c.rewriteFiles(n)
 			c.connected(n)
 		}
 		c.now.Wanted = maps.Clone(c.now.Wanted)

@@ -3,7 +3,8 @@
 // A network is a record in the state file: its subnets, its driver, its options. What stands for it in the kernel (a
 // bridge, entries in the nf_tables table of package firewall) is made when a container first needs it after a boot.
 // To join, a container gets a network namespace, and in it one interface for each of its networks; the namespace lives
-// as long as a process is in it, so what was made for a container goes with it, whoever is killed when.
+// as long as a process is in it, so what was made for a container goes with it, whoever is killed when. (So do the relay's
+// sockets in it, package relay: they are closed when the container leaves.)
 //
 // What a container holds (addresses, ports, names of interfaces) is noted in one file below the exec-root before any of
 // it is made, and that file is deleted when all of it is given back. It is at once the lease, which keeps two containers
