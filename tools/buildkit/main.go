@@ -1,0 +1,262 @@
+// Command buildkit converts the corpus of Dockerfiles with BuildKit's own front end, and says where the expected results
+// of Gantry's differ from it. It is a module of its own, because it needs most of BuildKit.
+//
+//	go -C tools/buildkit run . ../../internal/build/dockerfile/testdata
+//
+// A case whose head says "oracle: WHY" can't be compared (a named context needs a client, another syntax an engine); one
+// that says "differs: WHY" must differ, and the reason has to stand there.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/pb"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+type resolver map[string]json.RawMessage
+
+func (r resolver) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	config, ok := r[ref]
+	if !ok {
+		return "", "", nil, fmt.Errorf("%s: not found", ref)
+	}
+	return ref, "", config, nil
+}
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: buildkit TESTDATA")
+		os.Exit(2)
+	}
+	data, err := os.ReadFile(filepath.Join(os.Args[1], "images.json"))
+	check(err)
+	images := resolver{}
+	check(json.Unmarshal(data, &images))
+	files, err := filepath.Glob(filepath.Join(os.Args[1], "corpus", "*.txtar"))
+	check(err)
+	compared, bad := 0, 0
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		check(err)
+		opt, data, skip, differs := read(ar)
+		if skip {
+			continue
+		}
+		compared++
+		got := convert(images, opt, data)
+		want := section(ar, "result")
+		if same := got == want; same == differs {
+			bad++
+			fmt.Printf("--- %s: differs is %v, BuildKit has\n%s\n+++ expected is\n%s\n", filepath.Base(file), differs, got, want)
+		}
+	}
+	fmt.Printf("%d of %d cases compared, %d not as expected\n", compared, len(files), bad)
+	if bad > 0 {
+		os.Exit(1)
+	}
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func section(ar *txtar.Archive, name string) string {
+	for _, f := range ar.Files {
+		if f.Name == name {
+			return string(f.Data)
+		}
+	}
+	return ""
+}
+
+// read understands what the test of internal/build/dockerfile understands.
+func read(ar *txtar.Archive) (opt dockerfile2llb.ConvertOpt, data []byte, skip, differs bool) {
+	caps := pb.Caps.CapSet(pb.Caps.All())
+	opt.LLBCaps = &caps
+	opt.BuildArgs, opt.Labels = map[string]string{}, map[string]string{}
+	opt.BuildPlatforms = []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}
+	data = []byte(section(ar, "Dockerfile"))
+	for line := range strings.Lines(string(ar.Comment)) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		if !ok {
+			continue
+		}
+		k, v, _ := strings.Cut(value, "=")
+		switch key {
+		case "target":
+			opt.Target = value
+		case "arg":
+			opt.BuildArgs[k] = v
+		case "label":
+			opt.Labels[k] = v
+		case "platform":
+			p := platforms.MustParse(value)
+			opt.TargetPlatform = &p
+		case "check":
+			opt.AllStages = true
+		case "crlf":
+			data = bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
+		case "bom":
+			data = append([]byte("\xef\xbb\xbf"), data...)
+		case "oracle", "classic", "context", "ignore":
+			skip = true
+		case "differs":
+			differs = true
+		}
+	}
+	return opt, data, skip, differs
+}
+
+func convert(images resolver, opt dockerfile2llb.ConvertOpt, data []byte) string {
+	type warning struct {
+		line int
+		text string
+	}
+	var warnings []warning
+	opt.MetaResolver = images
+	opt.Warn = func(rule, _, _, message string, location []parser.Range) {
+		w := warning{0, fmt.Sprintf("warning: %s: %s (%s)\n", rule, message, lines(location))}
+		if len(location) > 0 {
+			w.line = location[0].Start.Line
+		}
+		if !slices.Contains(warnings, w) {
+			warnings = append(warnings, w)
+		}
+	}
+	var b strings.Builder
+	r, err := dockerfile2llb.Dockerfile2LLB(context.Background(), data, opt)
+	if err == nil {
+		// What is wrong in an instruction may only be found now.
+		_, err = r.State.Marshal(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintf(&b, "error: %s\n", err)
+		var at *parser.LocationError
+		if errors.As(err, &at) {
+			var all []parser.Range
+			for _, l := range at.Locations {
+				all = append(all, l...)
+			}
+			if len(all) > 0 {
+				fmt.Fprintf(&b, "at: %s\n", lines(all))
+			}
+		}
+	} else {
+		fmt.Fprintf(&b, "platform: %s\n", platforms.Format(r.Image.Platform))
+		b.WriteString(describe(*r.Image))
+	}
+	slices.SortStableFunc(warnings, func(a, b warning) int { return a.line - b.line })
+	for _, w := range warnings {
+		b.WriteString(w.text)
+	}
+	return b.String()
+}
+
+func lines(ranges []parser.Range) string {
+	type run struct{ start, end int }
+	var runs []run
+	for _, r := range ranges {
+		if n := len(runs); n > 0 && r.Start.Line == runs[n-1].start && r.End.Line == runs[n-1].end {
+			continue // said twice
+		}
+		if n := len(runs); n > 0 && r.Start.Line == runs[n-1].end+1 {
+			runs[n-1].end = r.End.Line
+			continue
+		}
+		runs = append(runs, run{r.Start.Line, max(r.Start.Line, r.End.Line)})
+	}
+	if len(runs) == 0 {
+		return ""
+	}
+	var parts []string
+	many := len(runs) > 1
+	for _, r := range runs {
+		if r.start == r.end {
+			parts = append(parts, fmt.Sprint(r.start))
+			continue
+		}
+		many = true
+		parts = append(parts, fmt.Sprintf("%d-%d", r.start, r.end))
+	}
+	if many {
+		return "lines " + strings.Join(parts, ", ")
+	}
+	return "line " + parts[0]
+}
+
+func describe(img dockerspec.DockerOCIImage) string {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "%s: %s\n", name, value) }
+	list := func(name string, value []string) {
+		if value != nil {
+			line(name, fmt.Sprintf("%q", value))
+		}
+	}
+	c := img.Config
+	if img.Author != "" {
+		line("author", img.Author)
+	}
+	if c.User != "" {
+		line("user", c.User)
+	}
+	if c.WorkingDir != "" {
+		line("workdir", c.WorkingDir)
+	}
+	for _, e := range c.Env {
+		line("env", fmt.Sprintf("%q", e))
+	}
+	list("entrypoint", c.Entrypoint)
+	list("cmd", c.Cmd)
+	list("shell", c.Shell)
+	list("onbuild", c.OnBuild)
+	for _, p := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
+		line("expose", p)
+	}
+	for _, p := range slices.Sorted(maps.Keys(c.Volumes)) {
+		line("volume", p)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+		line("label", fmt.Sprintf("%q", k+"="+c.Labels[k]))
+	}
+	if c.StopSignal != "" {
+		line("stopsignal", c.StopSignal)
+	}
+	if c.Healthcheck != nil {
+		line("healthcheck", fmt.Sprintf("%+v", *c.Healthcheck))
+	}
+	for _, h := range img.History {
+		name := "history"
+		if h.EmptyLayer {
+			name = "history (empty)"
+		}
+		said := strings.ReplaceAll(h.CreatedBy, "\n", "\\n")
+		if h.Created != nil {
+			said += " @ " + h.Created.UTC().Format("2006-01-02T15:04:05Z")
+		}
+		line(name, said)
+	}
+	return b.String()
+}
+
+var _ llb.ImageMetaResolver = resolver{}
