@@ -57,8 +57,10 @@ type Request struct {
 	ShmSize      int64 // bytes
 	CgroupParent string
 	Resources    graph.Resources
-	Insecure     bool // RUN --security=insecure and --network=host are allowed
-	Epoch        *time.Time
+	// Check asks for the front end's checks alone: nothing is solved, and Built is empty.
+	Check    bool
+	Insecure bool // RUN --security=insecure and --network=host are allowed
+	Epoch    *time.Time
 
 	Outputs []Output
 	Sink    Sink `json:"-"` // may be nil

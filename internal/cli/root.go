@@ -16,13 +16,23 @@ import (
 // groups returns the nouns.
 func groups() []*command.Group {
 	return []*command.Group{
+		{Name: "builder", Short: "Manage builds", Commands: []*command.Command{
+			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Heavy: "build"},
+			{Name: "prune", Short: "Remove what builds left in the cache", Heavy: "builder prune"},
+			{Name: "du", Short: "Show what builds keep on disk", Heavy: "builder du"},
+		}},
+		{Name: "buildx", Short: "Docker's other name for builder", Commands: []*command.Command{
+			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Aliases: []string{"b"}, Heavy: "build"},
+			{Name: "prune", Short: "Remove what builds left in the cache", Heavy: "builder prune"},
+			{Name: "du", Short: "Show what builds keep on disk", Heavy: "builder du"},
+		}},
 		{Name: "container", Short: "Manage containers", Commands: []*command.Command{
 			container.Attach, container.Commit, container.Copy, container.Create, container.Diff, container.Exec, container.Export, container.Inspect,
 			container.Kill, container.Logs, container.List, container.Pause, container.Port, container.Prune, container.Rename, container.Restart, container.Remove,
 			container.Run, container.Start, container.Stop, container.Top, container.Unpause, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
-			image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
+			{Name: "build", Top: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Heavy: "build"}, image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
 		}},
 		{Name: "network", Short: "Manage networks", Commands: []*command.Command{
 			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,

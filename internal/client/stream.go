@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 )
 
 // Stream is a hijacked connection: raw bytes both ways. Reads give what the engine sends.
@@ -70,6 +71,16 @@ func (s *Stream) CloseWrite() error {
 	}
 	return nil
 }
+
+// Conn returns the connection, for what is more than bytes both ways. Reads through it begin with what came already.
+func (s *Stream) Conn() net.Conn { return buffered{s.cn.Conn, s.cn.r} }
+
+type buffered struct {
+	net.Conn
+	r io.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
 // Close ends both ways.
 func (s *Stream) Close() error {

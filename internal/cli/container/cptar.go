@@ -114,6 +114,11 @@ type bare struct{ fs.FileInfo }
 
 func (bare) Sys() any { return nil }
 
+// Unpack extracts an archive into dir and nowhere else; see unpackLocal.
+func Unpack(ctx context.Context, r io.Reader, dir string) error {
+	return unpackLocal(ctx, r, dir, ".", ".")
+}
+
 // unpackLocal extracts an archive into dir. The first element of the names is first in the archive and becomes name. What the archive
 // says is not believed: nothing is made outside of dir, whatever names and links it has. As in Docker what is made belongs
 // to whoever copies.

@@ -327,3 +327,27 @@ func Header(ctx context.Context, env *command.Env, registry string) string {
 	}
 	return a.Header()
 }
+
+// All are the credentials of every registry that the file names. What can't be had is left out, and said in the error.
+func (s *Store) All(ctx context.Context) (map[string]Auth, error) {
+	all := map[string]Auth{}
+	var errs []error
+	for key := range s.auths {
+		all[key] = Auth{}
+	}
+	for key := range s.helper {
+		all[key] = Auth{}
+	}
+	for key := range all {
+		a, err := s.Get(ctx, key)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if err != nil || a.Header() == "" {
+			delete(all, key)
+			continue
+		}
+		all[key] = a
+	}
+	return all, errors.Join(errs...)
+}
