@@ -50,8 +50,11 @@ func TestEveryVerb(t *testing.T) {
 			t.Errorf("%s is there twice", c.Top)
 		}
 		top[c.Top] = true
-		if c.Short == "" || c.Flags == nil {
+		if c.Short == "" || c.Flags == nil && c.Heavy == "" {
 			t.Errorf("%s is not whole", name)
+		}
+		if c.Flags == nil {
+			continue // internal/cli/build has its test
 		}
 		fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 		c.Flags(fs, env)
