@@ -62,6 +62,7 @@ type Rule struct {
 	Table, Chain string
 	Handle       uint64
 	Comment      string
+	Refuses      bool // whatever comes to it: it matches everything, and drops or rejects
 }
 
 // Rules lists the rules of a table, or of all with family unix.NFPROTO_UNSPEC and no table.
@@ -84,6 +85,8 @@ func (c *Conn) Rules(family byte, table string) (list []Rule, err error) {
 				r.Chain = netlink.Text(data)
 			case typ == unix.NFTA_RULE_HANDLE && len(data) == 8:
 				r.Handle = binary.BigEndian.Uint64(data)
+			case typ == unix.NFTA_RULE_EXPRESSIONS:
+				r.Refuses = refuses(data)
 			case typ == unix.NFTA_RULE_USERDATA:
 				if len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
 					r.Comment = strings.TrimRight(string(data[2:2+int(data[1])]), "\x00")
@@ -93,6 +96,54 @@ func (c *Conn) Rules(family byte, table string) (list []Rule, err error) {
 		list = append(list, r)
 	})
 	return list, err
+}
+
+// refuses reads a rule's expressions: nothing may come before the verdict that could end the rule.
+func refuses(expressions []byte) (yes bool) {
+	matches := false
+	netlink.Attrs(expressions, func(_ uint16, data []byte) {
+		var name string
+		var body []byte
+		netlink.Attrs(data, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_EXPR_NAME:
+				name = netlink.Text(data)
+			case unix.NFTA_EXPR_DATA:
+				body = data
+			}
+		})
+		switch name {
+		case "counter", "log":
+		case "reject":
+			yes = !matches
+		case "immediate":
+			yes = !matches && verdictOf(body) == drop
+		default:
+			matches = true
+		}
+	})
+	return yes
+}
+
+// verdictOf reads the verdict that an "immediate" gives, accept if it loads a value instead.
+func verdictOf(body []byte) (code uint32) {
+	code = uint32(accept)
+	netlink.Attrs(body, func(typ uint16, data []byte) {
+		if typ != unix.NFTA_IMMEDIATE_DATA {
+			return
+		}
+		netlink.Attrs(data, func(typ uint16, data []byte) {
+			if typ != unix.NFTA_DATA_VERDICT {
+				return
+			}
+			netlink.Attrs(data, func(typ uint16, data []byte) {
+				if typ == unix.NFTA_VERDICT_CODE && len(data) == 4 {
+					code = binary.BigEndian.Uint32(data)
+				}
+			})
+		})
+	})
+	return code
 }
 
 // Elements lists the keys of a set.

@@ -285,8 +285,18 @@ func TestBesideOthersThatDrop(t *testing.T) {
 	drop := func() {
 		s.nft(t, "add", "table", "ip", "filter")
 		s.nft(t, "add", "chain", "ip", "filter", "FORWARD", "{ type filter hook forward priority 0; policy drop; }")
+		// As firewalld writes it: the policy lets pass, the last rule does not.
 		s.nft(t, "add", "table", "inet", "firewalld")
-		s.nft(t, "add", "chain", "inet", "firewalld", "filter_FORWARD", "{ type filter hook forward priority 10; policy drop; }")
+		s.nft(t, "add", "chain", "inet", "firewalld", "filter_FORWARD", "{ type filter hook forward priority 10; policy accept; }")
+		s.nft(t, "add", "rule", "inet", "firewalld", "filter_FORWARD", "ct", "state", "{ established, related }", "accept")
+		s.nft(t, "add", "rule", "inet", "firewalld", "filter_FORWARD", "ct", "state", "invalid", "drop")
+		s.nft(t, "add", "rule", "inet", "firewalld", "filter_FORWARD", "reject", "with", "icmpx", "admin-prohibited")
+		// Not one that refuses some packets only, or comes to an end.
+		s.nft(t, "add", "table", "inet", "mine")
+		s.nft(t, "add", "chain", "inet", "mine", "some", "{ type filter hook forward priority 20; policy accept; }")
+		s.nft(t, "add", "rule", "inet", "mine", "some", "ip", "saddr", "203.0.113.0/24", "drop")
+		s.nft(t, "add", "chain", "inet", "mine", "passes", "{ type filter hook forward priority 21; policy accept; }")
+		s.nft(t, "add", "rule", "inet", "mine", "passes", "counter", "accept")
 	}
 	passed := func() bool {
 		return strings.Count(s.nft(t, "list", "ruleset"), "of gantry-test") == 3*2*2

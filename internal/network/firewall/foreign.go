@@ -16,16 +16,25 @@ type foreign struct {
 }
 
 // passForeign puts accepts for our bridges in front of every chain of another table that drops forwarded packets by
-// its policy, and takes away those that are no longer wanted. An accept there is no more than what would be without
-// that chain: our own still decides.
+// its policy (Docker's, ufw's), or refuses by its last rule what it does not know (firewalld's), and takes away those that
+// are no longer wanted. An accept there is no more than what would be without that chain: our own still decides.
 func (t *Table) passForeign() error {
 	chains, err := t.conn.BaseChains()
 	if err != nil {
 		return err
 	}
+	rules, err := t.conn.Rules(unix.NFPROTO_UNSPEC, "")
+	if err != nil {
+		return err
+	}
+	refuse := map[foreign]bool{} // chains, by their last rules
+	for _, r := range rules {
+		refuse[foreign{family: r.Family, table: r.Table, chain: r.Chain}] = r.Refuses
+	}
 	want := map[foreign]bool{}
 	for _, c := range chains {
-		if c.Hook.Type != "filter" || c.Hook.Num != unix.NF_INET_FORWARD || !c.Drops || c.Table == t.name && c.Family == nft.Inet ||
+		if c.Hook.Type != "filter" || c.Hook.Num != unix.NF_INET_FORWARD ||
+			!c.Drops && !refuse[foreign{family: c.Family, table: c.Table, chain: c.Name}] || c.Table == t.name && c.Family == nft.Inet ||
 			c.Family != nft.Inet && c.Family != nft.IPv4 && c.Family != nft.IPv6 {
 			continue
 		}
@@ -35,17 +44,19 @@ func (t *Table) passForeign() error {
 			}
 		}
 	}
-	return t.adjust(want)
+	return t.adjust(want, rules)
 }
 
 // yieldForeign takes all of them back.
-func (t *Table) yieldForeign() error { return t.adjust(nil) }
-
-func (t *Table) adjust(want map[foreign]bool) error {
+func (t *Table) yieldForeign() error {
 	rules, err := t.conn.Rules(unix.NFPROTO_UNSPEC, "")
 	if err != nil {
 		return err
 	}
+	return t.adjust(nil, rules)
+}
+
+func (t *Table) adjust(want map[foreign]bool, rules []nft.Rule) error {
 	var tx nft.Tx
 	have := map[foreign]bool{}
 	changes := 0
