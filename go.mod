@@ -39,6 +39,8 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
+require github.com/ulikunitz/xz v0.5.17 // indirect
+
 require (
 	github.com/rogpeppe/go-internal v1.16.0
 	golang.org/x/tools v0.36.0 // indirect

@@ -44,6 +44,7 @@ const (
 	TypeDir  = uint32(unix.S_IFDIR)
 	TypeFile = uint32(unix.S_IFREG)
 	TypeLink = uint32(unix.S_IFLNK)
+	TypeFIFO = uint32(unix.S_IFIFO)
 )
 
 // Writer makes files in a draft without running anything. Paths are those of the whole file system that the draft is on top

@@ -381,6 +381,8 @@ func (d *decoder) root(v *spec.Root) {
 			v.Target = d.string()
 		case "read_only":
 			v.ReadOnly = d.bool()
+		case "volatile":
+			v.Volatile = d.bool()
 		case "propagation":
 			v.Propagation = d.string()
 		default:
@@ -408,6 +410,11 @@ func (d *decoder) mount() (v spec.Mount) {
 			if !d.literal("null") {
 				v.Of = new(spec.Process)
 				d.process(v.Of)
+			}
+		case "root":
+			if !d.literal("null") {
+				v.Root = new(spec.Root)
+				d.root(v.Root)
 			}
 		default:
 			d.skip()

@@ -197,6 +197,9 @@ func (l *launch) bind(m *spec.Mount, o mount.Options) error {
 
 // openSource makes a detached copy of what is to be bound.
 func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
+	if m.Root != nil {
+		return l.openInside(m.Root, m.Source)
+	}
 	if m.Of == nil {
 		return mount.Clone(unix.AT_FDCWD, m.Source, recursive)
 	}
@@ -206,6 +209,29 @@ func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
 	}
 	defer unix.Close(dir)
 	return cloneFrom(dir, m.Source, recursive)
+}
+
+// openInside makes a detached copy of a part of another file system, whose links are followed inside it.
+func (l *launch) openInside(r *spec.Root, path string) (int, error) {
+	var root fs.Root
+	var err error
+	if r.Dir != "" {
+		root, err = fs.OpenRoot(r.Dir)
+	} else {
+		var fd int
+		fd, err = l.mountOverlay(r)
+		root = fs.RootAt(fd)
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer root.Close()
+	fd, err := root.Open(path, unix.O_PATH, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return mount.Clone(fd, "", false)
 }
 
 // cloneFrom makes a detached copy of the mount at path in the mount namespace of the process whose directory in

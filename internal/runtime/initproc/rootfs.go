@@ -6,6 +6,7 @@ import (
 
 	"gantry/internal/kernel/fs"
 	"gantry/internal/kernel/mount"
+	"gantry/internal/runtime/spec"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,7 @@ func (l *launch) mountRoot() error {
 			return explain("mount /", "mount the root file system "+r.Dir, err)
 		}
 		makePrivate(fd)
-	} else if fd, err = l.mountOverlay(); err != nil {
+	} else if fd, err = l.mountOverlay(r); err != nil {
 		return explain("mount /", "mount the overlay on "+r.Target, err)
 	}
 	l.root = fs.RootAt(fd)
@@ -91,8 +92,7 @@ func attachAt(fd int, target string) error {
 
 // mountOverlay mounts with mount(2), for fsconfig(2) takes values of at most 255 bytes. The directories are
 // relative to the base, so that many fit into its one page.
-func (l *launch) mountOverlay() (int, error) {
-	r := &l.spec.Root
+func (l *launch) mountOverlay(r *spec.Root) (int, error) {
 	if r.Base != "" {
 		if err := unix.Chdir(r.Base); err != nil {
 			return -1, err
@@ -115,6 +115,9 @@ func (l *launch) mountOverlay() (int, error) {
 	data := "lowerdir=" + escapeLower(r.Lower)
 	if r.Upper != "" {
 		data += ",upperdir=" + escapeOption(r.Upper) + ",workdir=" + escapeOption(r.Work)
+		if r.Volatile {
+			data += ",volatile"
+		}
 	}
 	if l.spec.User {
 		data += ",userxattr"

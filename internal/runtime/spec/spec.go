@@ -116,6 +116,9 @@ type Root struct {
 	Dir      string   `json:"dir,omitempty"`
 	Target   string   `json:"target"` // an empty directory on the host, on which the overlay is mounted
 	ReadOnly bool     `json:"read_only,omitempty"`
+	// Volatile has nothing of the upper directory synced, whoever asks for it: after a crash nobody wants it (overlayfs's
+	// option, Linux 5.10).
+	Volatile bool `json:"volatile,omitempty"`
 	// Propagation of the whole mount tree inside: "rprivate" (default), "rslave" or "rshared".
 	Propagation string `json:"propagation,omitempty"`
 }
@@ -131,6 +134,8 @@ type Mount struct {
 	// Of: the source of a bind is a path in this process's root and mount namespace, not on the host (the
 	// /dev/shm of --ipc container:).
 	Of *Process `json:"of,omitempty"`
+	// Root: the source of a bind is a path in this file system, which is mounted on its Target for that.
+	Root *Root `json:"root,omitempty"`
 }
 
 // Device is a node below /dev, made by mknod or, in a user namespace, bound from the host.

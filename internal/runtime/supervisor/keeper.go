@@ -44,8 +44,9 @@ type Keeper struct {
 	ready     chan struct{} // closed while client is usable; replaced during recovery
 	procs     map[string]*kept
 	launching map[string]int // by ID: launches under way
-	state     int            // the supervisor's state memory, -1 before there was one
-	failure   error          // why there is no supervisor, while there is none
+	claims    map[string]chan Exit
+	state     int   // the supervisor's state memory, -1 before there was one
+	failure   error // why there is no supervisor, while there is none
 }
 
 // kept is one process as the keeper knows it.
@@ -63,7 +64,7 @@ func Keep(ctx context.Context, opts Options) (*Keeper, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept), launching: make(map[string]int), state: -1}
+	k := &Keeper{opts: opts, exits: make(chan Exit), ready: make(chan struct{}), procs: make(map[string]*kept), launching: make(map[string]int), claims: make(map[string]chan Exit), state: -1}
 	k.ctx, k.stop = context.WithCancel(context.Background())
 	watch, err := k.connect(ctx)
 	if err != nil {
@@ -100,6 +101,34 @@ func (k *Keeper) Close() {
 // death); one that is not read holds up no other method.
 func (k *Keeper) Exits() <-chan Exit { return k.exits }
 
+// Claim has the exit of a process that is about to be launched come through the channel it returns instead of through Exits. Who claims
+// forgets the process, too, and gives the claim back afterwards. After a crash nobody claims it any more.
+func (k *Keeper) Claim(id string) (exit <-chan Exit, giveBack func()) {
+	ch := make(chan Exit, 1)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.claims[id] = ch
+	return ch, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.claims, id)
+	}
+}
+
+func (k *Keeper) claimed(e Exit) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ch := k.claims[e.ID]
+	if ch == nil {
+		return false
+	}
+	select {
+	case ch <- e:
+	default: // told again
+	}
+	return true
+}
+
 // forward decouples the supervisor from the reader of Exits.
 func (k *Keeper) forward(in <-chan Exit) {
 	defer close(k.exits)
@@ -126,6 +155,9 @@ func (k *Keeper) run(watch <-chan Exit, out chan<- Exit) {
 	for {
 		for e := range watch {
 			k.ended(e)
+			if k.claimed(e) {
+				continue
+			}
 			select {
 			case out <- e:
 			case <-k.ctx.Done():
