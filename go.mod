@@ -39,7 +39,10 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
-require github.com/ulikunitz/xz v0.5.17 // indirect
+require (
+	github.com/moby/patternmatcher v0.6.1 // indirect
+	github.com/ulikunitz/xz v0.5.17 // indirect
+)
 
 require (
 	github.com/rogpeppe/go-internal v1.16.0

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/internal/content"
@@ -206,33 +204,8 @@ func (s *Service) importFrom(ctx context.Context, r io.Reader, o Import) (digest
 
 // add writes config and manifest of a new image and gives it its name, or none.
 func (s *Service) add(ctx context.Context, l *content.Lease, img *dockerspec.DockerOCIImage, layers []ocispec.Descriptor, name reference.NamedTagged) (*resolved, error) {
-	config, err := json.Marshal(img)
+	x, err := s.write(ctx, l, img, layers)
 	if err != nil {
-		return nil, err
-	}
-	c, err := s.content.IngestBytes(ctx, l, config)
-	if err != nil {
-		return nil, err
-	}
-	if layers == nil {
-		layers = []ocispec.Descriptor{}
-	}
-	manifest, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: c.Digest, Size: c.Size}, Layers: layers,
-	})
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.content.IngestBytes(ctx, l, manifest)
-	if err != nil {
-		return nil, err
-	}
-	x, err := s.resolve(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: b.Digest, Size: b.Size})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.measure(x); err != nil {
 		return nil, err
 	}
 	s.change.Lock()

@@ -475,3 +475,41 @@ func (t *tidier) directory(e, below *lowerEntry, path string, cut, made bool, de
 	}
 	return false, t.times(fd, ".", &e.st)
 }
+
+// Becomes returns the chain ID that the draft has as a layer, or, if it is empty, that of what it stands on. It is known once all
+// have been named.
+func (d *Draft) Becomes() digest.Digest {
+	if info, done := d.Info(); done {
+		return info.ChainID
+	}
+	below := d.chain
+	if d.parent != nil {
+		below = d.parent.Becomes()
+	}
+	d.naming.Lock()
+	defer d.naming.Unlock()
+	if d.diff == EmptyDiff {
+		return below
+	}
+	return ChainID(below, d.diff)
+}
+
+// Move takes the draft's directory out of the store, to a path that does not exist, on the same file system. The draft is
+// good for nothing afterwards but Release.
+func (d *Draft) Move(to string) error { return os.Rename(d.path(), to) }
+
+// Copy fills the draft with a layer's directory, named as an Overlay names it: what that layer changes, the draft changes too.
+func (d *Draft) Copy(ctx context.Context, dir string) error {
+	fds, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer closeAll(fds)
+	from, err := openDir(filepath.Join(d.s.base, dir))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	_, err = copyLayer(ctx, fds[0], from, fds[1:])
+	return err
+}
