@@ -75,9 +75,9 @@ var routes = []route{
 
 	{"POST", "/auth", (*Server).auth, 0},
 	{"GET", "/distribution/{name}/json", (*Server).distribution, v(30)},
-	{"POST", "/build", missing("build"), 0},
-	{"POST", "/build/prune", missing("builder prune"), v(31)},
-	{"POST", "/build/cancel", missing("build"), v(39)},
+	{"POST", "/build", (*Server).build, 0},
+	{"POST", "/build/prune", (*Server).buildPrune, v(31)},
+	{"POST", "/build/cancel", (*Server).buildCancel, v(39)},
 	{"POST", "/session", missing("BuildKit's API"), v(39)},
 	{"POST", "/grpc", missing("BuildKit's API"), v(39)},
 	{"GET", "/system/df", (*Server).systemDf, v(25)},

@@ -232,7 +232,7 @@ func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (do
 }
 
 // image finds an image, here or in its registry.
-func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode graph.PullMode, a remote.Access, report func(Status)) (Image, error) {
+func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode graph.PullMode, access func(string) remote.Access, report func(Status)) (Image, error) {
 	var want *ocispec.Platform
 	if p.Architecture != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH) {
 		want = &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
@@ -246,6 +246,10 @@ func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode 
 			return img, err
 		}
 	}
+	var a remote.Access
+	if access != nil {
+		a = access(ref)
+	}
 	if err := s.Images.Pull(ctx, ref, want, a, report); err != nil {
 		return Image{}, err
 	}
@@ -255,20 +259,20 @@ func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode 
 // images is what the solver needs of images: those that the front end resolved.
 type images struct{ Images }
 
-func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (digest.Digest, error) {
-	a, _ := access.(remote.Access)
+func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (chain, id digest.Digest, err error) {
+	a, _ := access.(func(string) remote.Access)
 	s := &Service{Options: Options{Images: x.Images}}
 	for {
 		img, err := s.image(ctx, op.Ref, p, op.Pull, a, report)
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
 		hold(img.Chain)
 		// Held first and looked at afterwards: what is there now stays.
 		if again, err := x.Get(ctx, op.Ref); err == nil && again.Chain == img.Chain {
-			return img.Chain, nil
+			return img.Chain, img.ID, nil
 		} else if err != nil && !errs.NotFound.Is(err) {
-			return "", err
+			return "", "", err
 		}
 	}
 }
@@ -381,3 +385,6 @@ func (s *Service) exportFiles(ctx context.Context, to io.Writer, root *solve.Ref
 	defer view.Close()
 	return layer.Pack(ctx, to, view.Fd(), layer.PackOptions{})
 }
+
+// TempDir is where a client's files may lie while it is served.
+func (s *Service) TempDir() string { return s.solver.TempDir() }

@@ -20,6 +20,8 @@ import (
 
 	"gantry/internal/api"
 	"gantry/internal/atomicfile"
+	"gantry/internal/build"
+	"gantry/internal/build/solve"
 	"gantry/internal/config"
 	"gantry/internal/container"
 	"gantry/internal/content"
@@ -46,6 +48,7 @@ type engine struct {
 	images     *image.Service
 	remote     *remote.Client
 	containers *container.Service
+	builds     *build.Service
 	networks   *network.Service // nil where the kernel lets us make none
 	keeper     *supervisor.Keeper
 	trash      *trash.Bin
@@ -83,6 +86,11 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.closing(func() error { e.remote.Close(); return nil })
+	// Before the images, which collect the layers that nobody holds.
+	cache, err := solve.OpenCache(st, layers)
+	if err != nil {
+		return e, err
+	}
 	if e.images, err = image.Open(st, blobs, layers, image.Options{Events: e.events, Remote: e.remote, Log: log, Trash: e.trash}); err != nil {
 		return e, err
 	}
@@ -116,6 +124,9 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	}
 	e.closing(func() error { e.containers.Close(); return nil })
 	e.images.SetUsers(users{e.containers})
+	if err := e.openBuilds(cfg, st, layers, cache, builder, home, log); err != nil {
+		return e, err
+	}
 	e.trash.Handle(trash.Container, e.containers.Keeper())
 	e.trash.Handle(trash.Image, e.images.Keeper())
 	e.trash.Collect = func(ctx context.Context) error { _, err := e.images.Collect(ctx); return err }
@@ -230,7 +241,11 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
+<<<<<<< HEAD
 	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
+=======
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
+>>>>>>> a4f99ca (Build images: solver, cache, executor and POST /build)
 }
 
 // supervisor tells which supervisor serves.

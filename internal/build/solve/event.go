@@ -45,7 +45,7 @@ type Event struct {
 	Data      []byte // not to be kept
 	Status    Status
 	Container string
-	Text      string
+	Text      string // of an Image that is Completed: its ID
 	Result    *graph.Result
 	// State is, when Cached or Completed, what the vertex's first output is known by.
 	State string

@@ -25,7 +25,6 @@ type running struct {
 	op     *graph.Exec
 	ins    []*Ref
 	run    *executor.Run
-	outs   []*Ref
 	drafts map[int]*layer.Draft // by output
 	undo   []func()
 }

@@ -119,3 +119,6 @@ func (s *Solver) makeDirs() error {
 
 func (s *Solver) mountsDir() string { return filepath.Join(s.Dir, "mounts") }
 func (s *Solver) tmpDir() string    { return filepath.Join(s.Dir, "tmp") }
+
+// TempDir is a folder that is emptied when the solver opens.
+func (s *Solver) TempDir() string { return s.tmpDir() }

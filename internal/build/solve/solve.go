@@ -39,8 +39,8 @@ type Runner interface {
 
 // Images finds the file systems of images.
 type Images interface {
-	// Image returns the topmost layer of the image, pulled if need be. hold is called before anything can collect it.
-	Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (digest.Digest, error)
+	// Image returns the topmost layer of the image, pulled if need be, and the image's ID. hold is called before anything can collect it.
+	Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (chain, id digest.Digest, err error)
 }
 
 // Fetcher brings what lies behind an address. key is what is equal for equal contents.
@@ -331,7 +331,7 @@ func (j *job) reporter(v *graph.Vertex) func(Status) {
 
 func (j *job) image(v *graph.Vertex, op *graph.Image) (*result, error) {
 	j.tell(Event{Kind: Started, Vertex: v})
-	chain, err := j.s.Images.Image(j.ctx, op, v.Platform, j.Access, func(c digest.Digest) { j.lease.Hold(c) }, j.reporter(v))
+	chain, id, err := j.s.Images.Image(j.ctx, op, v.Platform, j.Access, func(c digest.Digest) { j.lease.Hold(c) }, j.reporter(v))
 	if err != nil {
 		return nil, err
 	}
@@ -346,7 +346,7 @@ func (j *job) image(v *graph.Vertex, op *graph.Image) (*result, error) {
 		}
 	}
 	r := &Ref{id: "image:" + chain.String(), chain: chain}
-	j.tell(Event{Kind: Completed, Vertex: v, State: r.id})
+	j.tell(Event{Kind: Completed, Vertex: v, State: r.id, Text: id.String()})
 	return &result{[]*Ref{r}}, nil
 }
 
