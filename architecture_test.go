@@ -37,7 +37,7 @@ var sameFloor = map[string][]string{
 	"internal/api":       {"internal/api/"},
 	"internal/registry/": {"internal/registry", "internal/registry/"},
 	"internal/build":     {"internal/build/"},
-	"internal/build/":    {"internal/build/"},
+	"internal/build/":    {"internal/build", "internal/build/"},
 	// A session is what a build looks like from outside.
 	"internal/build/session": {"internal/build", "internal/build/"},
 	"internal/network":       {"internal/network/"},

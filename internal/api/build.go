@@ -19,7 +19,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 
 	"gantry/internal/build"
-	"gantry/internal/build/dockerfile"
+	"gantry/internal/build/builder"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/solve"
 	"gantry/internal/build/source"
@@ -38,12 +38,11 @@ func (s *Server) build(c *call) error {
 	if c.flag("squash") {
 		return errs.Invalid.Errorf("squash is only supported with experimental mode")
 	}
-	o, err := c.buildOptions()
+	r, err := c.buildRequest()
 	if err != nil {
 		return err
 	}
-	access, err := c.registryConfig()
-	if err != nil {
+	if r.Access, err = c.registryConfig(); err != nil {
 		return err
 	}
 	tags, err := buildTags(c.query["t"])
@@ -53,13 +52,10 @@ func (s *Server) build(c *call) error {
 	ctx := c.r.Context()
 	client := &classicClient{}
 	defer client.close()
-	r := &build.Request{
-		ID: c.str("buildid"), Client: client, File: c.str("dockerfile"), Options: *o, Access: access,
-		Allow: []string{"network.host"}, Outputs: []build.Output{{Type: "image", Names: tags}},
-	}
+	r.Client, r.Outputs = client, []build.Output{{Type: "image", Names: tags}}
 	remoteURL := c.str("remote")
 	if remoteURL != "" && remoteURL != "client-session" {
-		r.Options.Context = remoteURL
+		r.Remote = remoteURL
 	} else if err := client.read(ctx, s.deps.Builds.TempDir(), c.r.Body, r.File); err != nil {
 		// Read on, lest a client that is still sending sees a broken pipe instead of the reason.
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 64<<20))
@@ -165,23 +161,16 @@ func buildTags(list []string) ([]string, error) {
 	return out, nil
 }
 
-// buildOptions reads the parameters of a build.
-func (c *call) buildOptions() (*dockerfile.Options, error) {
-	o := &dockerfile.Options{Target: c.str("target"), NoCache: c.flag("nocache"), CgroupParent: c.str("cgroupparent"), Classic: true}
-	if c.flag("pull") {
-		o.Pull = graph.PullAlways
+// buildRequest reads the parameters of a build.
+func (c *call) buildRequest() (*build.Request, error) {
+	r := &build.Request{
+		ID: c.str("buildid"), File: c.str("dockerfile"), Target: c.str("target"), NoCache: c.flag("nocache"), Pull: c.flag("pull"),
+		CgroupParent: c.str("cgroupparent"), Network: c.str("networkmode"), Classic: true, HostNetwork: true,
 	}
-	var args map[string]*string
-	if err := jsonParameter(c, "buildargs", &args); err != nil {
+	if err := jsonParameter(c, "buildargs", &r.Args); err != nil {
 		return nil, err
 	}
-	o.BuildArgs = map[string]string{}
-	for k, v := range args {
-		if v != nil {
-			o.BuildArgs[k] = *v
-		}
-	}
-	if err := jsonParameter(c, "labels", &o.Labels); err != nil {
+	if err := jsonParameter(c, "labels", &r.Labels); err != nil {
 		return nil, err
 	}
 	var limits []struct {
@@ -192,32 +181,16 @@ func (c *call) buildOptions() (*dockerfile.Options, error) {
 		return nil, err
 	}
 	for _, u := range limits {
-		o.Ulimits = append(o.Ulimits, graph.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+		r.Ulimits = append(r.Ulimits, graph.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}
 	for _, list := range c.query["extrahosts"] {
 		for h := range strings.SplitSeq(list, ",") {
-			if h == "" {
-				continue
+			if h != "" {
+				r.ExtraHosts = append(r.ExtraHosts, h)
 			}
-			name, ip, ok := strings.Cut(h, ":")
-			if !ok {
-				name, ip, ok = strings.Cut(h, "=")
-			}
-			if !ok || name == "" {
-				return nil, errs.Invalid.Errorf("bad format for add-host: %q", h)
-			}
-			if ip != "host-gateway" && net.ParseIP(strings.Trim(ip, "[]")) == nil {
-				return nil, errs.Invalid.Errorf("invalid IP address in add-host: %q", ip)
-			}
-			o.Hosts = append(o.Hosts, graph.Host{Name: name, IP: strings.Trim(ip, "[]")})
 		}
 	}
-	switch mode := c.str("networkmode"); mode {
-	case "", "default", "bridge":
-	default:
-		o.Network = graph.NetworkMode(mode)
-	}
-	for _, p := range strings.Split(c.str("platform"), ",") {
+	for p := range strings.SplitSeq(c.str("platform"), ",") {
 		if p == "" {
 			continue
 		}
@@ -225,14 +198,15 @@ func (c *call) buildOptions() (*dockerfile.Options, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Platforms = append(o.Platforms, graph.Platform{OS: x.OS, Architecture: x.Architecture, Variant: x.Variant})
+		r.Platforms = append(r.Platforms, x)
 	}
-	res := &graph.Resources{CPUSetCPUs: c.str("cpusetcpus"), CPUSetMems: c.str("cpusetmems")}
+	res := &r.Resources
+	res.CPUSetCPUs, res.CPUSetMems = c.str("cpusetcpus"), c.str("cpusetmems")
 	for _, n := range []struct {
 		key string
 		to  func(int64)
 	}{
-		{"shmsize", func(v int64) { o.ShmSize = v }}, {"memory", func(v int64) { res.Memory = v }}, {"memswap", func(v int64) { res.MemorySwap = v }},
+		{"shmsize", func(v int64) { r.ShmSize = v }}, {"memory", func(v int64) { res.Memory = v }}, {"memswap", func(v int64) { res.MemorySwap = v }},
 		{"cpushares", func(v int64) { res.CPUShares = uint64(v) }}, {"cpuperiod", func(v int64) { res.CPUPeriod = uint64(v) }}, {"cpuquota", func(v int64) { res.CPUQuota = v }},
 	} {
 		if v := c.str(n.key); v != "" {
@@ -243,10 +217,7 @@ func (c *call) buildOptions() (*dockerfile.Options, error) {
 			n.to(x)
 		}
 	}
-	if *res != (graph.Resources{}) {
-		o.Resources = res
-	}
-	return o, nil
+	return r, nil
 }
 
 func jsonParameter(c *call, key string, out any) error {
@@ -301,7 +272,7 @@ func (s *Server) buildPrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	o := build.PruneOptions{All: c.flag("all"), Filters: f}
+	o := builder.PruneOptions{All: c.flag("all"), Filters: f}
 	for _, key := range []string{"reserved-space", "keep-storage"} {
 		if v := c.str(key); v != "" {
 			if o.Keep, err = strconv.ParseInt(v, 10, 64); err != nil {

@@ -103,9 +103,9 @@ func (p *classicPrinter) Event(e build.Event) {
 			}
 			s.out = append(s.out, message{Message: jsonstream.Message{Stream: text}})
 		case build.Cached:
-			s.cached, s.done, s.state = true, true, e.State
+			s.cached, s.done, s.state = true, true, e.State.String()
 		case build.Completed:
-			s.done, s.state, s.image = true, e.State, e.Text
+			s.done, s.state, s.image = true, e.State.String(), e.Text
 		}
 		break
 	}

@@ -18,7 +18,7 @@ import (
 	"sync"
 	"time"
 
-	"gantry/internal/build"
+	"gantry/internal/build/builder"
 	"gantry/internal/container"
 	"gantry/internal/events"
 	"gantry/internal/image"
@@ -32,7 +32,7 @@ type Deps struct {
 	Containers *container.Service
 	Images     *image.Service
 	Networks   *network.Service // nil: none can be made
-	Builds     *build.Service   // nil: nothing is built
+	Builds     *builder.Service // nil: nothing is built
 	Trash      *trash.Bin       // nil: what is removed is gone
 	Events     *events.Bus
 	Host       Host

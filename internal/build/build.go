@@ -17,6 +17,7 @@ import (
 
 	"gantry/internal/build/graph"
 	"gantry/internal/build/source"
+	"gantry/internal/remote"
 )
 
 // Client is whoever asks for a build, as far as it is asked in turn.
@@ -58,14 +59,17 @@ type Request struct {
 	CgroupParent string
 	Resources    graph.Resources
 	// Check asks for the front end's checks alone: nothing is solved, and Built is empty.
-	Check    bool
-	Insecure bool // RUN --security=insecure and --network=host are allowed
-	Epoch    *time.Time
+	Check       bool
+	Insecure    bool // RUN --security=insecure and --network=host are allowed
+	HostNetwork bool // RUN --network=host is
+	Epoch       *time.Time
 
 	Outputs []Output
 	Sink    Sink `json:"-"` // may be nil
-	// Access is what the client knows of registries, see image.PullOptions.
-	Access any `json:"-"`
+	// Access is what the client knows of an image's registry; nil: nothing.
+	Access func(ref string) remote.Access `json:"-"`
+	// Classic has the history and some details as Docker's classic builder has them, see dockerfile.Options.
+	Classic bool `json:"-"`
 }
 
 // Output is one thing to make of the result.
@@ -110,7 +114,7 @@ type Event struct {
 	Data      []byte // not to be kept
 	Status    Status
 	Container string
-	Text      string
+	Text      string // of an Image that is Completed: its ID
 	Result    *graph.Result
 	// State is, when Cached or Completed, what the vertex's first output is known by.
 	State digest.Digest

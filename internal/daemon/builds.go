@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/internal/build"
+	"gantry/internal/build/builder"
 	"gantry/internal/build/executor"
 	"gantry/internal/build/solve"
 	"gantry/internal/config"
@@ -25,10 +26,10 @@ import (
 )
 
 // openBuilds opens the builder.
-func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.Store, cache *solve.Cache, builder *runtime.Builder, home *cgroup.Group, log *slog.Logger) error {
+func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.Store, cache *solve.Cache, specs *runtime.Builder, home *cgroup.Group, log *slog.Logger) error {
 	d := defaults(cfg, e.cgroups)
 	o := executor.Options{
-		Dir: filepath.Join(cfg.ExecRoot, "build"), Processes: e.keeper, Cgroups: e.cgroups, Home: home, Builder: builder,
+		Dir: filepath.Join(cfg.ExecRoot, "build"), Processes: e.keeper, Cgroups: e.cgroups, Home: home, Builder: specs,
 		CgroupParent: d.CgroupParent, CgroupnsMode: d.CgroupnsMode, Ulimits: d.Ulimits, Log: log,
 	}
 	if e.networks != nil {
@@ -39,7 +40,7 @@ func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.S
 		return err
 	}
 	e.closing(func() error { x.Close(); return nil })
-	e.builds, err = build.Open(build.Options{
+	e.builds, err = builder.Open(builder.Options{
 		State: st, Layers: layers, Images: buildImages{e.images}, Cache: cache, Runner: x, Dir: filepath.Join(cfg.DataRoot, "build"), Log: log,
 	})
 	if err != nil {
@@ -52,12 +53,12 @@ func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.S
 // buildImages is what builds need of the image service.
 type buildImages struct{ s *image.Service }
 
-func (b buildImages) Get(ctx context.Context, ref string) (build.Image, error) {
+func (b buildImages) Get(ctx context.Context, ref string) (builder.Image, error) {
 	i, err := b.s.Get(ctx, ref)
 	if err != nil {
-		return build.Image{}, err
+		return builder.Image{}, err
 	}
-	return build.Image{ID: i.ID, Target: i.Target.Digest, Config: i.Config, Chain: i.ChainID, Platform: i.Config.Platform}, nil
+	return builder.Image{ID: i.ID, Target: i.Target.Digest, Config: i.Config, Chain: i.ChainID, Platform: i.Config.Platform}, nil
 }
 
 func (b buildImages) Pull(ctx context.Context, ref string, p *ocispec.Platform, a remote.Access, report func(build.Status)) error {

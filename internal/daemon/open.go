@@ -20,7 +20,7 @@ import (
 
 	"gantry/internal/api"
 	"gantry/internal/atomicfile"
-	"gantry/internal/build"
+	"gantry/internal/build/builder"
 	"gantry/internal/build/solve"
 	"gantry/internal/config"
 	"gantry/internal/container"
@@ -48,7 +48,7 @@ type engine struct {
 	images     *image.Service
 	remote     *remote.Client
 	containers *container.Service
-	builds     *build.Service
+	builds     *builder.Service
 	networks   *network.Service // nil where the kernel lets us make none
 	keeper     *supervisor.Keeper
 	trash      *trash.Bin
@@ -241,11 +241,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-<<<<<<< HEAD
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
-=======
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Log: log}
->>>>>>> a4f99ca (Build images: solver, cache, executor and POST /build)
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
 }
 
 // supervisor tells which supervisor serves.

@@ -346,7 +346,7 @@ func (j *job) image(v *graph.Vertex, op *graph.Image) (*result, error) {
 		}
 	}
 	r := &Ref{id: "image:" + chain.String(), chain: chain}
-	j.tell(Event{Kind: Completed, Vertex: v, State: r.id, Text: id.String()})
+	j.tell(Event{Kind: Completed, Vertex: v, State: digest.Digest(r.id), Text: id.String()})
 	return &result{[]*Ref{r}}, nil
 }
 
@@ -406,7 +406,7 @@ func (j *job) step(v *graph.Vertex) (*result, error) {
 			j.s.Cache.touch(e, "")
 		}
 		if e != nil {
-			j.tell(Event{Kind: Cached, Vertex: v, State: e.id})
+			j.tell(Event{Kind: Cached, Vertex: v, State: digest.Digest(e.id)})
 			return j.use(e), nil
 		}
 	} else if err := k.look(); err != nil {
@@ -482,7 +482,7 @@ func (j *job) share(v *graph.Vertex, k *keys, ins []*Ref) (*entry, error) {
 			// It may have been done between the look and now.
 			if e := j.s.Cache.find(k.main()); e != nil {
 				j.s.mu.Unlock()
-				j.tell(Event{Kind: Cached, Vertex: v, State: e.id})
+				j.tell(Event{Kind: Cached, Vertex: v, State: digest.Digest(e.id)})
 				return e, nil
 			}
 		}
@@ -555,7 +555,7 @@ func (j *job) fly(ctx context.Context, f *flight, id string, v *graph.Vertex, k 
 		j.s.Cache.put(e)
 		j.s.saver.add(e)
 		j.s.name(refs)
-		f.tell(Event{Kind: Completed, State: id})
+		f.tell(Event{Kind: Completed, State: digest.Digest(id)})
 	}
 	j.s.mu.Lock()
 	delete(j.s.flights, id)

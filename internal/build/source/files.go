@@ -120,21 +120,3 @@ func (f *Files) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	}
 	return f.tree.Open(ctx, e)
 }
-
-// Compare orders paths name by name: a directory comes before what is in it, and that before its next sibling.
-func Compare(a, b string) int {
-	for {
-		x, restA, moreA := strings.Cut(a, "/")
-		y, restB, moreB := strings.Cut(b, "/")
-		if c := strings.Compare(x, y); c != 0 || !moreA && !moreB {
-			return c
-		}
-		switch {
-		case !moreA:
-			return -1
-		case !moreB:
-			return 1
-		}
-		a, b = restA, restB
-	}
-}

@@ -1,4 +1,6 @@
-package build
+// Package builder is the service that builds: the Dockerfile becomes a graph (package dockerfile), the graph is solved (package solve),
+// and of the result comes what is asked for.
+package builder
 
 import (
 	"context"
@@ -9,8 +11,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"path"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"gantry/internal/build"
 	"gantry/internal/build/dockerfile"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/solve"
@@ -40,7 +46,7 @@ type Image struct {
 type Images interface {
 	// Get finds an image that is here; errs.NotFound otherwise.
 	Get(ctx context.Context, ref string) (Image, error)
-	Pull(ctx context.Context, ref string, p *ocispec.Platform, a remote.Access, report func(Status)) error
+	Pull(ctx context.Context, ref string, p *ocispec.Platform, a remote.Access, report func(build.Status)) error
 	// Make makes an image of layers that are here.
 	Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string) (id, manifest digest.Digest, err error)
 	// Chains are the topmost layers of all images.
@@ -124,7 +130,7 @@ func (s *Service) begin(ctx context.Context, id string) (context.Context, func()
 }
 
 // Build does what is asked.
-func (s *Service) Build(ctx context.Context, r *Request) (*Built, error) {
+func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, error) {
 	ctx, end, err := s.begin(ctx, r.ID)
 	if err != nil {
 		return nil, err
@@ -134,12 +140,15 @@ func (s *Service) Build(ctx context.Context, r *Request) (*Built, error) {
 	if err != nil {
 		return nil, err
 	}
-	tell(r.Sink, Event{Kind: Planned, Result: result})
+	tell(r.Sink, build.Event{Kind: build.Planned, Result: result})
+	if r.Check {
+		return &build.Built{}, nil
+	}
 	roots := make([]graph.Edge, len(result.Outputs))
 	for i, o := range result.Outputs {
 		roots[i] = o.Root
 	}
-	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.Options.ShmSize, Allow: r.Allow}
+	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r)}
 	solved, err := s.solver.Solve(ctx, job)
 	if err != nil {
 		return nil, err
@@ -153,7 +162,18 @@ func (s *Service) Build(ctx context.Context, r *Request) (*Built, error) {
 	return built, nil
 }
 
-func tell(sink Sink, e Event) {
+// allowed is what the request lets the Dockerfile ask for.
+func allowed(r *build.Request) (list []string) {
+	if r.Insecure {
+		list = append(list, "security.insecure")
+	}
+	if r.Insecure || r.HostNetwork || r.Network == "host" {
+		list = append(list, "network.host")
+	}
+	return list
+}
+
+func tell(sink build.Sink, e build.Event) {
 	if sink != nil {
 		e.Time = time.Now()
 		sink.Event(e)
@@ -161,13 +181,15 @@ func tell(sink Sink, e Event) {
 }
 
 // Convert reads the Dockerfile and makes a graph of it, without doing anything of it.
-func (s *Service) Convert(ctx context.Context, r *Request) (*graph.Result, error) {
+func (s *Service) Convert(ctx context.Context, r *build.Request) (*graph.Result, error) {
 	data, err := s.dockerfile(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	o := r.Options
-	o.BuildPlatform = graph.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	o, err := options(r)
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range o.Platforms {
 		if p.OS != "" && p.OS != "linux" || p.Architecture != "" && p.Architecture != runtime.GOARCH {
 			return nil, errs.Invalid.Errorf("building for %s is not supported: this engine builds for linux/%s, its own platform", p, runtime.GOARCH)
@@ -176,13 +198,61 @@ func (s *Service) Convert(ctx context.Context, r *Request) (*graph.Result, error
 	if len(o.Platforms) > 1 {
 		return nil, errs.Invalid.Errorf("building for several platforms at once is not supported: this engine builds for linux/%s, its own platform", runtime.GOARCH)
 	}
-	return dockerfile.Convert(ctx, data, resolver{s: s, r: r}, o)
+	return dockerfile.Convert(ctx, data, resolver{s: s, r: r}, *o)
+}
+
+// options are the request's as the front end takes them.
+func options(r *build.Request) (*dockerfile.Options, error) {
+	o := &dockerfile.Options{
+		Target: r.Target, BuildArgs: map[string]string{}, Labels: r.Labels, Context: r.Remote, Contexts: r.Contexts,
+		NoCache: r.NoCache, NoCacheStages: r.NoCacheFilter, Ulimits: r.Ulimits, ShmSize: r.ShmSize, CgroupParent: r.CgroupParent, Classic: r.Classic,
+		AllStages:     r.Check && r.Target == "",
+		BuildPlatform: graph.Platform{OS: "linux", Architecture: runtime.GOARCH},
+	}
+	o.NoCache = o.NoCache || len(r.NoCacheFilter) > 0
+	for k, v := range r.Args {
+		if v != nil {
+			o.BuildArgs[k] = *v
+		}
+	}
+	if r.Epoch != nil && o.BuildArgs["SOURCE_DATE_EPOCH"] == "" {
+		o.BuildArgs["SOURCE_DATE_EPOCH"] = strconv.FormatInt(r.Epoch.Unix(), 10)
+	}
+	for _, p := range r.Platforms {
+		o.Platforms = append(o.Platforms, graph.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
+	}
+	if r.Pull {
+		o.Pull = graph.PullAlways
+	}
+	if r.Resources != (graph.Resources{}) {
+		o.Resources = &r.Resources
+	}
+	switch r.Network {
+	case "", "default", "bridge":
+	default:
+		o.Network = graph.NetworkMode(r.Network)
+	}
+	for _, h := range r.ExtraHosts {
+		name, ip, ok := strings.Cut(h, ":")
+		if !ok {
+			name, ip, ok = strings.Cut(h, "=")
+		}
+		if !ok || name == "" {
+			return nil, errs.Invalid.Errorf("bad format for add-host: %q", h)
+		}
+		ip = strings.Trim(ip, "[]")
+		if _, err := netip.ParseAddr(ip); err != nil && ip != "host-gateway" {
+			return nil, errs.Invalid.Errorf("invalid IP address in add-host: %q", ip)
+		}
+		o.Hosts = append(o.Hosts, graph.Host{Name: name, IP: ip})
+	}
+	return o, nil
 }
 
 // maxDockerfile bounds a Dockerfile, in bytes.
 const maxDockerfile = 16 << 20
 
-func (s *Service) dockerfile(ctx context.Context, r *Request) ([]byte, error) {
+func (s *Service) dockerfile(ctx context.Context, r *build.Request) ([]byte, error) {
 	if r.Dockerfile != nil {
 		return r.Dockerfile, nil
 	}
@@ -214,7 +284,7 @@ func (s *Service) dockerfile(ctx context.Context, r *Request) ([]byte, error) {
 // resolver answers what the front end asks of images.
 type resolver struct {
 	s *Service
-	r *Request
+	r *build.Request
 }
 
 func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (dockerfile.ResolvedImage, error) {
@@ -222,8 +292,8 @@ func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (do
 		return dockerfile.ResolvedImage{}, errs.NotImplemented.Errorf("oci-layout contexts are not supported")
 	}
 	// A status before there is a vertex is nobody's.
-	img, err := x.s.image(ctx, ref.Ref, ref.Platform, ref.Pull, x.r.Access, func(st Status) {
-		tell(x.r.Sink, Event{Kind: Reported, Status: st})
+	img, err := x.s.image(ctx, ref.Ref, ref.Platform, ref.Pull, x.r.Access, func(st build.Status) {
+		tell(x.r.Sink, build.Event{Kind: build.Reported, Status: st})
 	})
 	if err != nil {
 		return dockerfile.ResolvedImage{}, err
@@ -232,7 +302,7 @@ func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (do
 }
 
 // image finds an image, here or in its registry.
-func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode graph.PullMode, access func(string) remote.Access, report func(Status)) (Image, error) {
+func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode graph.PullMode, access func(string) remote.Access, report func(build.Status)) (Image, error) {
 	var want *ocispec.Platform
 	if p.Architecture != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH) {
 		want = &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
@@ -259,7 +329,7 @@ func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode 
 // images is what the solver needs of images: those that the front end resolved.
 type images struct{ Images }
 
-func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (chain, id digest.Digest, err error) {
+func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(build.Status)) (chain, id digest.Digest, err error) {
 	a, _ := access.(func(string) remote.Access)
 	s := &Service{Options: Options{Images: x.Images}}
 	for {
@@ -278,14 +348,14 @@ func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, ac
 }
 
 // export makes of the result what is wanted.
-func (s *Service) export(ctx context.Context, r *Request, result *graph.Result, solved *solve.Solved) (*Built, error) {
-	built := &Built{}
+func (s *Service) export(ctx context.Context, r *build.Request, result *graph.Result, solved *solve.Solved) (*build.Built, error) {
+	built := &build.Built{}
 	if len(result.Outputs) == 0 {
 		return built, nil
 	}
 	for _, o := range r.Outputs {
 		if o.Type == "local" || o.Type == "tar" {
-			tell(r.Sink, Event{Kind: Exporting, Text: "exporting files"})
+			tell(r.Sink, build.Event{Kind: build.Exporting, Text: "exporting files"})
 			if err := s.exportFiles(ctx, o.To, solved.Roots[0], result.Epoch); err != nil {
 				return nil, err
 			}
@@ -303,7 +373,7 @@ func (s *Service) export(ctx context.Context, r *Request, result *graph.Result, 
 	if !wanted {
 		return built, nil
 	}
-	tell(r.Sink, Event{Kind: Exporting, Text: "exporting to image"})
+	tell(r.Sink, build.Event{Kind: build.Exporting, Text: "exporting to image"})
 	if err := solved.Save(ctx); err != nil {
 		return nil, err
 	}
@@ -325,7 +395,7 @@ func (s *Service) export(ctx context.Context, r *Request, result *graph.Result, 
 		}
 	}
 	for _, n := range names {
-		tell(r.Sink, Event{Kind: Exporting, Text: "naming to " + n})
+		tell(r.Sink, build.Event{Kind: build.Exporting, Text: "naming to " + n})
 	}
 	var err error
 	if built.Image, built.Manifest, err = s.Images.Make(ctx, config, chain, names); err != nil {
