@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/distribution/reference"
@@ -65,7 +66,7 @@ func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found) error {
 	return nil
 }
 
-// unpackAll makes the layers of an image whose blobs are here.
+// unpackAll makes the layers of an image whose blobs are here, side by side.
 func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) error {
 	if len(x.layers) != len(x.config.RootFS.DiffIDs) {
 		return errs.Invalid.Errorf("image %s has %d layers, but its config names %d", x.id, len(x.layers), len(x.config.RootFS.DiffIDs))
@@ -73,8 +74,10 @@ func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) er
 	if len(x.layers) > layer.MaxLayers {
 		return errs.Invalid.Errorf("max depth exceeded: an image has at most %d layers", layer.MaxLayers)
 	}
-	var parent digest.Digest
-	for i, desc := range x.layers {
+	ids := chains(x)
+	slices.Reverse(ids)
+	return sideBySide(ctx, len(x.layers), func(ctx context.Context, i int, below func(context.Context) error) error {
+		desc := x.layers[i]
 		size, err := s.content.Stat(desc.Digest)
 		if err != nil {
 			return errs.Invalid.Errorf("layer %d: %w", i, err)
@@ -82,15 +85,15 @@ func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) er
 		if size != desc.Size {
 			return errs.Invalid.Errorf("layer %d: blob %s has %d bytes, not %d", i, desc.Digest, size, desc.Size)
 		}
-		info, err := s.layers.Unpack(ctx, l, parent, x.config.RootFS.DiffIDs[i], func() (io.ReadCloser, error) {
+		r := layer.Recipe{Diff: x.config.RootFS.DiffIDs[i], Below: below, Kept: true, Open: func() (io.ReadCloser, error) {
 			return s.content.Open(desc.Digest)
-		})
-		if err != nil {
-			return err
+		}}
+		if i > 0 {
+			r.Parent = ids[i-1]
 		}
-		parent = info.ChainID
-	}
-	return nil
+		_, err = s.layers.Make(ctx, l, r)
+		return err
+	})
 }
 
 // commit gives the images their names.

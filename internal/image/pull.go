@@ -393,7 +393,7 @@ func (p *pull) config(ctx context.Context, d ocispec.Descriptor) (c dockerspec.D
 // atOnce is how many layers of one pull are fetched at a time.
 const atOnce = 4
 
-// get fetches the layers, several at a time, and unpacks them bottom up while they come.
+// get fetches the layers, several at a time, and unpacks them side by side while they come.
 func (p *pull) get(ctx context.Context, list []ocispec.Descriptor, diffs, chains []digest.Digest) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -447,15 +447,19 @@ func (p *pull) get(ctx context.Context, list []ocispec.Descriptor, diffs, chains
 			})
 		}
 	})
-	var parent digest.Digest
-	for i, j := range jobs {
-		if !j.done {
-			if err := j.unpack(ctx, parent, diffs[i]); err != nil {
-				cancel(err)
-				return context.Cause(ctx)
-			}
+	err := sideBySide(ctx, len(jobs), func(ctx context.Context, i int, below func(context.Context) error) error {
+		if jobs[i].done {
+			return nil
 		}
-		parent = chains[i]
+		r := layer.Recipe{Diff: diffs[i], Below: below, Kept: true}
+		if i > 0 {
+			r.Parent = chains[i-1]
+		}
+		return jobs[i].unpack(ctx, r)
+	})
+	if err != nil {
+		cancel(err)
+		return context.Cause(ctx)
 	}
 	return nil
 }
@@ -500,7 +504,7 @@ func (j *job) watch(ctx context.Context) error {
 }
 
 // unpack makes the layer, reading along where it is still coming.
-func (j *job) unpack(ctx context.Context, parent, diff digest.Digest) error {
+func (j *job) unpack(ctx context.Context, r layer.Recipe) error {
 	s := j.p.s
 	if !j.here {
 		select {
@@ -511,11 +515,12 @@ func (j *job) unpack(ctx context.Context, parent, diff digest.Digest) error {
 	}
 	size := j.desc.Size
 	m := &meter{}
+	r.Open = j.source(ctx, m)
 	for again := false; ; again = true {
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() { j.extracting(m, stop) })
-		_, err := s.layers.Unpack(ctx, j.p.layers, parent, diff, j.source(ctx, m))
+		_, err := s.layers.Make(ctx, j.p.layers, r)
 		close(stop)
 		wg.Wait()
 		if err == nil {

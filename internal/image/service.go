@@ -103,6 +103,9 @@ func Open(st *state.Store, blobs *content.Store, layers *layer.Store, o Options)
 	if err := s.loadPulls(time.Now()); err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
+	if err := s.restore(context.Background()); err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
 	damaged := false
 	for key, r := range s.refs {
 		if s.known[r.Target.Digest] != nil {

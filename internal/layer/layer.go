@@ -8,7 +8,8 @@
 // The life of a layer: its archive is unpacked into layers/tmp/<n>, everything of it is synced by one
 // syncfs, the directory is renamed to layers/<n>, and a record in the state says which chain ID it is. A
 // directory without a record never was a layer: Open throws it away. So is a layer that nobody wants any
-// more: its record goes, its directory is renamed to layers/trash, and a goroutine deletes it there.
+// more: its record goes, its directory is renamed to layers/trash, and a goroutine deletes it there. Where the archive
+// is kept, what was unpacked of it is used before it is on the disk, and not believed after a power cut: settle.go.
 //
 // On disk, below the data-root: layers/0 (always empty, the bottom of an image without layers), layers/<n>
 // (n in base 36, short: see Overlay), layers/tmp, layers/trash, containers/<id>/{upper,work,lower}, the last a

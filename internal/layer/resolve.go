@@ -26,12 +26,12 @@ const maxDirCache = 128
 // directory descriptors, one name at a time and never through a symbolic link that the kernel follows:
 // links are read and followed here, where the root cannot be left.
 type tree struct {
-	root    int                 // the layer being made
-	lower   []int               // roots of the layers below, topmost first
-	cut     bool                // nothing of the lower layers shows through the root: there are none, or it is opaque
-	parents map[string]*dir     // by cleaned path as the archive has it
-	retired []int               // dropped from parents while an entry is under way; closed by reap
-	made    map[string]dirTimes // directories, by canonical path, whose times are set at the end
+	root    int                   // the layer being made
+	lower   func() ([]int, error) // roots of the layers below, topmost first; the first call may have to wait for them
+	cut     bool                  // nothing of the lower layers shows through the root: there are none, or it is opaque
+	parents map[string]*dir       // by cleaned path as the archive has it
+	retired []int                 // dropped from parents while an entry is under way; closed by reap
+	made    map[string]dirTimes   // directories, by canonical path, whose times are set at the end
 }
 
 // dir is an open directory of the layer being made.
@@ -44,8 +44,12 @@ type dir struct {
 
 type dirTimes struct{ atime, mtime unix.Timespec }
 
-func newTree(root int, lower []int) *tree {
-	t := &tree{root: root, lower: lower, cut: len(lower) == 0, parents: map[string]*dir{}, made: map[string]dirTimes{}}
+func newTree(target Target) *tree {
+	t := &tree{root: target.Root, lower: target.Below, parents: map[string]*dir{}, made: map[string]dirTimes{}}
+	if t.lower == nil {
+		t.cut = len(target.Lower) == 0
+		t.lower = func() ([]int, error) { return target.Lower, nil }
+	}
 	return t
 }
 
@@ -282,7 +286,16 @@ func (t *tree) below(d *dir, name string) (*lowerEntry, error) {
 	if d.cut {
 		return &lowerEntry{}, nil
 	}
-	return lookupLower(t.lower, join(d.path, name))
+	return t.lookup(join(d.path, name))
+}
+
+// lookup finds a canonical path in the layers below.
+func (t *tree) lookup(path string) (*lowerEntry, error) {
+	roots, err := t.lower()
+	if err != nil {
+		return nil, err
+	}
+	return lookupLower(roots, path)
 }
 
 func split(p string) (dir, name string) {

@@ -127,7 +127,10 @@ func (s *Store) keep(ctx context.Context, l *Lease, tmp string, r record) (Info,
 				return Info{}, err
 			}
 			if old.Pack == 0 && r.Pack > 0 { // came as an archive that may go; from now on it can be made again
-				old.Pack, old.TarSize = r.Pack, r.TarSize
+				if err := s.settle(); err != nil { // and it may be all that is kept of it
+					return Info{}, err
+				}
+				old.Pack, old.TarSize, old.Boot = r.Pack, r.TarSize, ""
 				if err := s.state.Update(func(tx state.Tx) error { return tx.Put(bucket, chain.String(), old) }); err != nil {
 					return Info{}, err
 				}

@@ -32,6 +32,9 @@ type record struct {
 	Size    int64         `json:"size"`             // bytes of its files
 	Created time.Time     `json:"created"`
 
+	// The boot in which the layer was made, until it is known to be on the disk; then empty. See settle.go.
+	Boot string `json:"boot,omitempty"`
+
 	// Of a layer that was made here: the form of the archive that Pack rebuilds (0: the archive came from elsewhere,
 	// and lies in the content store), and that archive's bytes.
 	Pack    int   `json:"pack,omitempty"`
@@ -50,6 +53,9 @@ type Store struct {
 	state  *state.Store
 	limits Limits
 	trash  *trash
+	boot   string // this boot's ID; empty: unknown, and nothing is put off
+	lost   []digest.Digest
+	settler
 
 	collecting sync.Mutex
 	adopting   sync.Mutex
@@ -66,6 +72,7 @@ type Store struct {
 // Options are the store's optional settings.
 type Options struct {
 	Limits Limits
+	Boot   string // names this boot of the machine; empty: the kernel's ID of it
 }
 
 // Open opens or creates the layers below dataRoot and throws away what never became one.
@@ -97,10 +104,15 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 	if s.trash, err = openTrash(filepath.Join(base, "layers/trash")); err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
+	s.boot = o.Boot
+	if s.boot == "" {
+		s.boot = bootID()
+	}
 	if err := s.load(); err != nil {
 		s.trash.close()
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
+	s.startSettler()
 	return s, nil
 }
 
@@ -109,10 +121,12 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 // hold nothing in a subdirectory: that would hide the mode and owner of the image's own. No layer's name has a "_".
 const markDir = "layers/_m"
 
-// Close waits for the deletion that is under way, if any; the rest is done after the next Open.
+// Close brings to the disk what is not there yet, and waits for the deletion that is under way, if any; the rest of
+// those is done after the next Open.
 func (s *Store) Close() error {
+	err := s.stopSettler()
 	s.trash.close()
-	return nil
+	return err
 }
 
 func (s *Store) load() error {
@@ -122,11 +136,18 @@ func (s *Store) load() error {
 			if err := decode(&r); err != nil {
 				return err
 			}
+			if r.Boot != "" && r.Boot != s.boot {
+				s.lost = append(s.lost, digest.Digest(key))
+				return nil
+			}
 			s.layers[digest.Digest(key)] = r
 			return nil
 		})
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.forgetLost(); err != nil {
 		return err
 	}
 	known := map[string]bool{"0": true, filepath.Base(markDir): true, "tmp": true, "trash": true}
@@ -210,14 +231,31 @@ func (s *Store) lower(chain digest.Digest) ([]string, error) {
 // Source opens a layer's archive: a tar stream, plain or compressed by gzip or zstd.
 type Source func() (io.ReadCloser, error)
 
-// Unpack makes the layer diff on top of parent (a chain ID; empty: none) unless it is there already, and gives it to
-// the lease. Those who ask for the same layer at once share one unpacking. The stream's digest is
-// checked against diff; a wrong or broken archive is errs.Invalid and leaves nothing.
+// Recipe says how a layer is made.
+type Recipe struct {
+	Parent, Diff digest.Digest // chain ID of what it lies on (empty: nothing); digest of the plain archive
+	Open         Source
+	// Below, if set, waits until Parent is there: layers of one image are made side by side, and each is
+	// recorded after the one below it.
+	Below func(context.Context) error
+	// Kept promises that whoever has the layer keeps its archive, too. Then making it does not wait for the disk, see
+	// Lost.
+	Kept bool
+}
+
+// Unpack makes the layer diff on top of parent (a chain ID; empty: none): see Make.
 func (s *Store) Unpack(ctx context.Context, l *Lease, parent, diff digest.Digest, open Source) (Info, error) {
-	if err := diff.Validate(); err != nil {
-		return Info{}, errs.Invalid.Errorf("diff ID %q: %w", string(diff), err)
+	return s.Make(ctx, l, Recipe{Parent: parent, Diff: diff, Open: open})
+}
+
+// Make makes a layer unless it is there already, and gives it to
+// the lease. Those who ask for the same layer at once share one unpacking. The stream's digest is
+// checked against the diff ID; a wrong or broken archive is errs.Invalid and leaves nothing.
+func (s *Store) Make(ctx context.Context, l *Lease, r Recipe) (Info, error) {
+	if err := r.Diff.Validate(); err != nil {
+		return Info{}, errs.Invalid.Errorf("diff ID %q: %w", string(r.Diff), err)
 	}
-	chain := ChainID(parent, diff)
+	chain := ChainID(r.Parent, r.Diff)
 	l.Hold(chain)
 	for {
 		s.mu.Lock()
@@ -229,23 +267,22 @@ func (s *Store) Unpack(ctx context.Context, l *Lease, parent, diff digest.Digest
 		if !ok {
 			mine := make(chan struct{})
 			s.unpacking[chain] = mine
-			lower, err := s.lowerOf(parent)
 			s.mu.Unlock()
-			var r record
-			if err == nil {
-				r, err = s.unpack(ctx, chain, parent, diff, lower, open)
-			}
+			made, err := s.unpack(ctx, chain, r)
 			s.mu.Lock()
 			delete(s.unpacking, chain)
 			if err == nil {
-				s.layers[chain] = r
+				s.layers[chain] = made
 			}
 			s.mu.Unlock()
 			close(mine)
 			if err != nil {
-				return Info{}, fmt.Errorf("unpack layer %s: %w", diff, err)
+				return Info{}, fmt.Errorf("unpack layer %s: %w", r.Diff, err)
 			}
-			return Info{chain, diff, parent, r.Size}, nil
+			if made.Boot != "" {
+				s.settler.soon()
+			}
+			return Info{chain, made.DiffID, made.Parent, made.Size}, nil
 		}
 		s.mu.Unlock()
 		select {
@@ -267,7 +304,7 @@ func (s *Store) lowerOf(parent digest.Digest) ([]string, error) {
 	return lower, err
 }
 
-func (s *Store) unpack(ctx context.Context, chain, parent, diff digest.Digest, lower []string, open Source) (_ record, err error) {
+func (s *Store) unpack(ctx context.Context, chain digest.Digest, p Recipe) (_ record, err error) {
 	s.mu.Lock()
 	s.next++
 	name := strconv.FormatUint(s.next, 36)
@@ -281,9 +318,19 @@ func (s *Store) unpack(ctx context.Context, chain, parent, diff digest.Digest, l
 			err = errors.Join(err, s.trash.throw(tmp))
 		}
 	}()
-	r := record{Dir: name, DiffID: diff, Parent: parent, Created: time.Now().UTC()}
-	if r.Size, err = s.fill(ctx, tmp, diff, lower, open); err != nil {
+	r := record{Dir: name, DiffID: p.Diff, Parent: p.Parent, Created: time.Now().UTC()}
+	if p.Kept {
+		r.Boot = s.boot
+	}
+	below := &lowerStack{s: s, ctx: ctx, parent: p.Parent, wait: p.Below}
+	defer below.close()
+	if r.Size, err = s.fill(ctx, tmp, p, below, r.Boot == ""); err != nil {
 		return record{}, err
+	}
+	if p.Parent != "" { // what lies below is recorded first
+		if _, err := below.open(); err != nil {
+			return record{}, err
+		}
 	}
 	failpoint.Hit("layer-unpacked")
 	final := filepath.Join(s.base, "layers", name)
@@ -292,32 +339,69 @@ func (s *Store) unpack(ctx context.Context, chain, parent, diff digest.Digest, l
 	}
 	tmp = final // what a failure throws away from here on
 	// The rename reaches the disk no later than the record: one folder sync, then the transaction.
-	if err := syncPath(filepath.Join(s.base, "layers"), unix.Fsync); err != nil {
-		return record{}, err
+	if r.Boot == "" {
+		if err := syncPath(filepath.Join(s.base, "layers"), unix.Fsync); err != nil {
+			return record{}, err
+		}
 	}
 	failpoint.Hit("layer-renamed")
 	err = s.state.Update(func(tx state.Tx) error { return tx.Put(bucket, chain.String(), r) })
 	return r, err
 }
 
-// fill unpacks into dir and syncs it.
-func (s *Store) fill(ctx context.Context, dir string, diff digest.Digest, lower []string, open Source) (int64, error) {
-	t := Target{Limits: s.limits}
-	fds := make([]int, 0, len(lower)+1)
-	defer func() { closeAll(fds) }()
-	for _, d := range append([]string{dir}, lower...) {
-		if !filepath.IsAbs(d) {
-			d = filepath.Join(s.base, d)
-		}
-		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return 0, &os.PathError{Op: "open", Path: d, Err: err}
-		}
-		fds = append(fds, fd)
-	}
-	t.Root, t.Lower = fds[0], fds[1:]
+// lowerStack is the layers below one that is being made, opened when they are first needed.
+type lowerStack struct {
+	s      *Store
+	ctx    context.Context
+	parent digest.Digest
+	wait   func(context.Context) error
+	fds    []int
+}
 
-	packed, err := open()
+// open returns the roots, topmost first.
+func (b *lowerStack) open() ([]int, error) {
+	if b.fds != nil {
+		return b.fds, nil
+	}
+	if b.wait != nil {
+		if err := b.wait(b.ctx); err != nil {
+			return nil, err
+		}
+	}
+	b.s.mu.Lock()
+	dirs, err := b.s.lowerOf(b.parent)
+	b.s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range dirs {
+		fd, err := openDir(filepath.Join(b.s.base, d))
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		b.fds = append(b.fds, fd)
+	}
+	return b.fds, nil
+}
+
+func (b *lowerStack) close() {
+	closeAll(b.fds)
+	b.fds = nil
+}
+
+// fill unpacks into dir and, if asked to, syncs it.
+func (s *Store) fill(ctx context.Context, dir string, p Recipe, below *lowerStack, sync bool) (int64, error) {
+	t := Target{Limits: s.limits}
+	var err error
+	if t.Root, err = openDir(dir); err != nil {
+		return 0, err
+	}
+	defer unix.Close(t.Root)
+	if p.Parent != "" {
+		t.Below = below.open
+	}
+	packed, err := p.Open()
 	if err != nil {
 		return 0, err
 	}
@@ -327,17 +411,19 @@ func (s *Store) fill(ctx context.Context, dir string, diff digest.Digest, lower 
 		return 0, err
 	}
 	defer plain.Close()
-	v := verify(plain, diff)
+	v := verify(plain, p.Diff)
 	defer v.close()
 	done, err := Unpack(ctx, v, t)
 	if err != nil {
 		return 0, err
 	}
-	if got := v.sum(); got != diff {
-		return 0, errs.Invalid.Errorf("layer has diff ID %s, not %s as the image's config says", got, diff)
+	if got := v.sum(); got != p.Diff {
+		return 0, errs.Invalid.Errorf("layer has diff ID %s, not %s as the image's config says", got, p.Diff)
 	}
-	if err := unix.Syncfs(t.Root); err != nil {
-		return 0, fmt.Errorf("sync: %w", err)
+	if sync {
+		if err := unix.Syncfs(t.Root); err != nil {
+			return 0, fmt.Errorf("sync: %w", err)
+		}
 	}
 	return done.Size, nil
 }

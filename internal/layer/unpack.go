@@ -59,7 +59,10 @@ type Target struct {
 	Root   int   // descriptor of an empty directory
 	Lower  []int // roots of the layers below, topmost first
 	Limits Limits
-	Map    IDMap
+	// Below, if set, is asked instead of Lower for layers of which there is at least one, when they first matter:
+	// they may still be in the making. It is called by one goroutine and may be called again.
+	Below func() ([]int, error)
+	Map   IDMap
 }
 
 // Unpacked says what an archive held.
@@ -90,14 +93,15 @@ type unpacker struct {
 func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 	u := &unpacker{
 		ctx:    ctx,
-		t:      newTree(t.Root, t.Lower),
+		t:      newTree(t),
 		budget: budget{t.Limits.orDefault()},
 		idmap:  t.Map,
 		buf:    make([]byte, 256<<10),
 	}
 	defer u.t.close()
-	if err := u.makeRoot(); err != nil {
-		return Unpacked{}, err
+	based := !u.t.cut
+	if err := unix.Fchmod(t.Root, 0o755); err != nil {
+		return Unpacked{}, fmt.Errorf("make layer root: %w", err)
 	}
 	tr := tar.NewReader(r)
 	for {
@@ -119,8 +123,13 @@ func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 	if _, err := io.CopyBuffer(io.Discard, &bounded{r, &u.budget}, u.buf); err != nil {
 		return Unpacked{}, archiveError(err)
 	}
-	if u.t.cut && len(t.Lower) > 0 {
+	if u.t.cut && based {
 		if err := u.hideBelow(); err != nil {
+			return Unpacked{}, err
+		}
+	}
+	if _, own := u.t.made[""]; based && !own {
+		if err := u.rootAsBelow(); err != nil {
 			return Unpacked{}, err
 		}
 	}
@@ -152,15 +161,13 @@ func archiveError(err error) error {
 	return fmt.Errorf("read layer: %w", err)
 }
 
-// makeRoot gives the root the attributes that the layers below give it; an entry "./" may change them.
-func (u *unpacker) makeRoot() error {
-	if len(u.t.lower) == 0 {
-		if err := unix.Fchmod(u.t.root, 0o755); err != nil {
-			return fmt.Errorf("make layer root: %w", err)
-		}
-		return nil
+// rootAsBelow gives the root, of which the archive says nothing, the attributes that the layers below give it.
+func (u *unpacker) rootAsBelow() error {
+	lower, err := u.t.lower()
+	if err != nil {
+		return err
 	}
-	e := &lowerEntry{dirfd: u.t.lower[0], name: "."}
+	e := &lowerEntry{dirfd: lower[0], name: "."}
 	if err := unix.Fstatat(e.dirfd, ".", &e.st, 0); err != nil {
 		return fmt.Errorf("make layer root: %w", err)
 	}
@@ -246,7 +253,7 @@ func (u *unpacker) opaque(d *dir, up string) error {
 		return nil
 	}
 	// Only where there is something to hide.
-	e, err := lookupLower(u.t.lower, d.path)
+	e, err := u.t.lookup(d.path)
 	if err != nil {
 		return err
 	}
@@ -269,7 +276,11 @@ func (u *unpacker) hideBelow() error {
 	if err != nil {
 		return err
 	}
-	for _, fd := range u.t.lower {
+	lower, err := u.t.lower()
+	if err != nil {
+		return err
+	}
+	for _, fd := range lower {
 		names, err := readNames(fd)
 		if err != nil {
 			return fmt.Errorf("list lower layer: %w", err)

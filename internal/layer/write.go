@@ -60,7 +60,7 @@ func (d *Draft) Write(ctx context.Context) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &unpacker{ctx: ctx, t: newTree(fds[0], fds[1:]), budget: budget{d.s.limits}, buf: make([]byte, 256<<10)}
+	u := &unpacker{ctx: ctx, t: newTree(Target{Root: fds[0], Lower: fds[1:]}), budget: budget{d.s.limits}, buf: make([]byte, 256<<10)}
 	return &Writer{u, fds}, nil
 }
 

@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/test/engine"
 )
 
@@ -29,11 +31,13 @@ type subject struct {
 	about   string // what a reader must know of how it is measured; may be empty
 	n       int    // measurements of each engine and row, for rows that are slow; 0: what -n says
 	prepare func(*pair) error
+	finish  func() // ends what prepare started; may be nil
+	disk    bool   // on a file system made for it: see mountDisk
 	rows    []row
 }
 
 // subjects, in the report's order.
-var subjects = []subject{containers, networks}
+var subjects = []subject{containers, networks, registries}
 
 // pair is the two engines side by side, each with a network namespace and folders of its own.
 type pair struct {
@@ -81,6 +85,10 @@ func main() {
 	only := flag.String("rows", "", "measure only the rows whose name matches this regular expression, and print them: no report")
 	out := flag.String("o", "docs/bench.md", "the report, relative to the checkout")
 	flag.Parse()
+	if err := apart(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
 	if err := run(*n, *pick, *only, filepath.Join(engine.Repo(), *out)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -128,6 +136,12 @@ func (s subject) measure(n int) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(root)
+	if s.disk {
+		if err := mountDisk(root); err != nil {
+			return "", err
+		}
+		defer unix.Unmount(root, unix.MNT_DETACH)
+	}
 	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry")), theirs: engine.DockerWithNetworks(filepath.Join(root, "docker")), dir: filepath.Join(root, "made")}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return "", err
@@ -143,6 +157,9 @@ func (s subject) measure(n int) (string, error) {
 				engine.Run(e.StockCLI(append([]string{"rm", "-f"}, ids...)...))
 			}
 		}()
+	}
+	if s.finish != nil {
+		defer s.finish()
 	}
 	if s.prepare != nil {
 		if err := s.prepare(p); err != nil {

@@ -28,7 +28,7 @@ type Engine struct {
 	// Program is the gantry to start and whose command line to use; it may be changed between two starts.
 	Program string
 
-	netns *netns.Namespace // a host network of its own, for all its runs; nil where it has another
+	netns *netns.Namespace // a host network of its own: a gantry's is for all its runs
 	args  []string
 	cmd   *exec.Cmd
 	done  chan struct{} // closed when the engine's process has ended
@@ -119,7 +119,7 @@ func (e *Engine) Start(env ...string) error {
 	deadline := time.After(60 * time.Second)
 	for {
 		if e.Ping() == nil {
-			return nil
+			return e.learnNetwork()
 		}
 		select {
 		case <-e.done:
@@ -152,6 +152,18 @@ func (e *Engine) Ping() error {
 		return errors.New(resp.Status)
 	}
 	return nil
+}
+
+// learnNetwork opens the network namespace that a dockerd has made for itself.
+func (e *Engine) learnNetwork() (err error) {
+	if e.Name != "docker" || os.Getuid() != 0 {
+		return nil
+	}
+	if e.netns != nil {
+		e.netns.Close()
+	}
+	e.netns, err = netns.Open(fmt.Sprintf("/proc/%d/ns/net", e.Pid()))
+	return err
 }
 
 // Inside runs fn on a thread in the engine's host network.
