@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"gantry/internal/build/builder"
+	"gantry/internal/build/session"
 	"gantry/internal/container"
 	"gantry/internal/events"
 	"gantry/internal/image"
@@ -33,6 +34,7 @@ type Deps struct {
 	Images     *image.Service
 	Networks   *network.Service // nil: none can be made
 	Builds     *builder.Service // nil: nothing is built
+	BuildFiles *session.Files   // with Builds: what clients' builds sent
 	Trash      *trash.Bin       // nil: what is removed is gone
 	Events     *events.Bus
 	Host       Host

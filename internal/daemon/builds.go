@@ -14,6 +14,7 @@ import (
 	"gantry/internal/build"
 	"gantry/internal/build/builder"
 	"gantry/internal/build/executor"
+	"gantry/internal/build/session"
 	"gantry/internal/build/solve"
 	"gantry/internal/config"
 	"gantry/internal/image"
@@ -24,6 +25,9 @@ import (
 	"gantry/internal/runtime"
 	"gantry/internal/state"
 )
+
+// maxBuildFiles bounds what is kept of builds' contexts, in bytes: only what has changed since travels again.
+const maxBuildFiles = 2 << 30
 
 // openBuilds opens the builder.
 func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.Store, cache *solve.Cache, specs *runtime.Builder, home *cgroup.Group, log *slog.Logger) error {
@@ -47,7 +51,8 @@ func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.S
 		return err
 	}
 	e.closing(func() error { e.builds.Close(); return nil })
-	return nil
+	e.buildFiles, err = session.OpenFiles(filepath.Join(cfg.DataRoot, "build", "files"), maxBuildFiles)
+	return err
 }
 
 // buildImages is what builds need of the image service.

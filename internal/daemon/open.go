@@ -21,6 +21,7 @@ import (
 	"gantry/internal/api"
 	"gantry/internal/atomicfile"
 	"gantry/internal/build/builder"
+	"gantry/internal/build/session"
 	"gantry/internal/build/solve"
 	"gantry/internal/config"
 	"gantry/internal/container"
@@ -49,6 +50,7 @@ type engine struct {
 	remote     *remote.Client
 	containers *container.Service
 	builds     *builder.Service
+	buildFiles *session.Files
 	networks   *network.Service // nil where the kernel lets us make none
 	keeper     *supervisor.Keeper
 	trash      *trash.Bin
@@ -241,7 +243,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, BuildFiles: e.buildFiles, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
 }
 
 // supervisor tells which supervisor serves.

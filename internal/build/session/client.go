@@ -141,10 +141,10 @@ func (c *Client) Agent(ctx context.Context, id string) (net.Conn, error) {
 	return here, nil
 }
 
-// Output returns what takes in the archive of the request's output n. Close tells whether the client has all of it.
-func (c *Client) Output(n int) io.WriteCloser {
+// Output returns what takes in the archive of the request's output n.
+func (c *Client) Output(n int) *Output {
 	r, w := io.Pipe()
-	o := &output{w, make(chan error, 1)}
+	o := &Output{w, make(chan error, 1)}
 	go func() {
 		resp, err := c.send(c.ctx, "POST", at("output", strconv.Itoa(n)), r)
 		if err == nil {
@@ -163,14 +163,25 @@ func cmpErr(err, or error) error {
 	return or
 }
 
-type output struct {
-	*io.PipeWriter
+// Output is an archive on its way to the client.
+type Output struct {
+	pipe *io.PipeWriter
 	done chan error
 }
 
-func (o *output) Close() error {
-	o.PipeWriter.Close()
+// Write sends on.
+func (o *Output) Write(p []byte) (int, error) { return o.pipe.Write(p) }
+
+// Close ends the archive and tells whether the client has all of it.
+func (o *Output) Close() error {
+	o.pipe.Close()
 	return <-o.done
+}
+
+// Abort breaks the archive off: the client keeps nothing of it.
+func (o *Output) Abort(err error) {
+	o.pipe.CloseWithError(err)
+	<-o.done
 }
 
 // Folder implements build.Client.

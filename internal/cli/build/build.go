@@ -205,6 +205,7 @@ func (p *plan) describe(ctx context.Context, env *command.Env, where string) (er
 	for _, a := range o.allow.Values {
 		switch a {
 		case "network.host":
+			r.HostNetwork = true
 		case "security.insecure":
 			r.Insecure = true
 		default:
