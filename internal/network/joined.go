@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	api "github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ type joined struct {
 	Upstream  []netip.Addr      `json:"upstream,omitempty"`
 	// Resolver: there is a name server in the namespace. Once there, it stays.
 	Resolver bool `json:"resolver,omitempty"`
+	// DNS is on which ports, UDP's and TCP's.
+	DNS [2]uint16 `json:"dns,omitzero"`
 }
 
 // endpoint is a container's place on one network.
@@ -201,8 +204,9 @@ func (s *Service) Keep(pid func(id string) int) error {
 		}
 	}
 	s.mu.Unlock()
+	until := time.Now().Add(2 * time.Second)
 	for _, j := range held {
-		if err := s.serveAgain(j, fmt.Sprintf("/proc/%d/ns/net", pid(j.ID))); err != nil {
+		if err := s.serveAgain(j, fmt.Sprintf("/proc/%d/ns/net", pid(j.ID)), until); err != nil {
 			s.Log.Warn("not all that a container had is there again", "container", j.Name, "err", err)
 		}
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -81,11 +82,12 @@ func (j *joined) relayed(fd func(portmap.Binding) int) (list []relay.Port) {
 	return list
 }
 
-// openResolver makes the sockets of a name server in a namespace.
-func openResolver(ns *netns.Namespace) (udp, tcp int, err error) {
+// openResolver makes the sockets of a name server in a namespace, on the ports that another one had there before: the kernel
+// remembers for a while which of a client's ports were led where (conntrack), and so would lead the next questions from
+// them to where nobody is any more. Until then it waits for that one's end. It sets the ports.
+func openResolver(ns *netns.Namespace, ports *[2]uint16, until time.Time) (udp, tcp int, err error) {
 	udp, tcp = -1, -1
 	err = ns.Do(func() error {
-		var ports [2]uint16
 		for i, s := range []struct {
 			fd  *int
 			typ int
@@ -93,7 +95,18 @@ func openResolver(ns *netns.Namespace) (udp, tcp int, err error) {
 			if *s.fd, err = unix.Socket(unix.AF_INET, s.typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 				return os.NewSyscallError("socket", err)
 			}
-			if err := unix.Bind(*s.fd, &unix.SockaddrInet4{Addr: resolver.As4()}); err != nil {
+			if s.typ == unix.SOCK_STREAM { // connections of before may not be over
+				unix.SetsockoptInt(*s.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			}
+			again := &unix.SockaddrInet4{Addr: resolver.As4(), Port: int(ports[i])}
+			err := unix.Bind(*s.fd, again)
+			for ; err == unix.EADDRINUSE && time.Now().Before(until); err = unix.Bind(*s.fd, again) {
+				time.Sleep(time.Millisecond)
+			}
+			if err == unix.EADDRINUSE {
+				err = unix.Bind(*s.fd, &unix.SockaddrInet4{Addr: resolver.As4()})
+			}
+			if err != nil {
 				return os.NewSyscallError("bind", err)
 			}
 			a, err := unix.Getsockname(*s.fd)
@@ -131,12 +144,13 @@ func (s *Service) serve(ctx context.Context, j *joined, ns *netns.Namespace) err
 		}
 		return nil
 	}
-	udp, tcp, err := openResolver(ns)
+	var dns [2]uint16
+	udp, tcp, err := openResolver(ns, &dns, time.Time{})
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	j.Resolver = true
+	j.Resolver, j.DNS = true, dns
 	err = s.writeJoined(j)
 	rec, ports := j.sandbox(), j.relayed(s.ports.Take)
 	s.mu.Unlock()
@@ -175,21 +189,24 @@ func (s *Service) unserve(j *joined) {
 const patience = 10 * time.Second
 
 // serveAgain is serve for a container that was connected by the engine before: what the relay holds for it is kept, what
-// is missing is made. path leads to its namespace.
-func (s *Service) serveAgain(j *joined, path string) error {
+// is missing is made. path leads to its namespace. A relay that was killed may still have some of it, but not long: until.
+func (s *Service) serveAgain(j *joined, path string, until time.Time) error {
 	has, held := s.relay.Has(j.ID)
 	var first error
 	kept := func(b portmap.Binding) bool {
 		return slices.ContainsFunc(held, func(p relay.Port) bool { return p.Proto == b.Proto && p.Host == b.Host })
 	}
-	if err := s.ports.Again(j.Name, j.Bindings, kept); err != nil {
+	if err := s.ports.Again(j.Name, j.Bindings, kept, until); err != nil {
 		first = fmt.Errorf("another program took a published port, which stays published: %w", err)
 	}
 	udp, tcp := -1, -1
 	if j.Resolver = j.Resolver || j.resolves(); j.Resolver && !has {
 		ns, err := netns.Open(path)
 		if err == nil {
-			udp, tcp, err = openResolver(ns)
+			dns := j.DNS
+			if udp, tcp, err = openResolver(ns, &dns, until); dns != j.DNS {
+				err = errors.Join(err, s.note(j, func() { j.DNS = dns }))
+			}
 			ns.Close()
 		}
 		if first == nil {

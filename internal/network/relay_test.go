@@ -201,6 +201,7 @@ func TestRelayDies(t *testing.T) {
 		}
 	}
 	check()
+	dns := h.joined[a.ID].DNS
 	for range 5 {
 		old := h.relayPid(t, 0)
 		syscall.Kill(old, syscall.SIGKILL)
@@ -218,6 +219,9 @@ func TestRelayDies(t *testing.T) {
 		h.keep(t, pids)
 		h.relayPid(t, map[bool]int{true: old}[i%2 == 1])
 		check()
+	}
+	if got := h.joined[a.ID].DNS; got != dns {
+		t.Errorf("the name server's ports are %v, were %v: the kernel would still lead questions there", got, dns)
 	}
 	// Connected while it runs, a container of the default network knows names, too.
 	if _, err := h.Connect(context.Background(), b, "n1", nil, bns.Path()); err != nil {
@@ -318,7 +322,7 @@ func TestRelayIsSmall(t *testing.T) {
 	const n = 200
 	var list []string
 	for i := range n {
-		udp, tcp, err := openResolver(l.Outside)
+		udp, tcp, err := openResolver(l.Outside, new([2]uint16), time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,9 +105,10 @@ func (b *Book) Take(x Binding) (fd int) {
 	return h.fd
 }
 
-// Again takes back, after a restart, what was reserved before. Those that kept says yes to have their sockets elsewhere. A
-// port that somebody took meanwhile stays published, for the rules come first; the error says so.
-func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool) error {
+// Again takes back, after a restart, what was reserved before. Those that kept says yes to have their sockets elsewhere.
+// Until then it waits for those that a process which was killed has not closed yet. A port that somebody took meanwhile
+// stays published, for the rules come first; the error says so.
+func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool, until time.Time) error {
 	return b.host.Do(func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -114,7 +116,13 @@ func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool) erro
 		for _, x := range list {
 			if kept(x) {
 				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
-			} else if err := b.hold(owner, x); err != nil {
+				continue
+			}
+			err := b.hold(owner, x)
+			for busy := (*Busy)(nil); errors.As(err, &busy) && busy.Owner == "" && time.Now().Before(until); err = b.hold(owner, x) {
+				time.Sleep(time.Millisecond)
+			}
+			if err != nil {
 				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
 				if first == nil {
 					first = err

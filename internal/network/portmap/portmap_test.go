@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,7 +81,7 @@ func TestReserve(t *testing.T) {
 	if b.Held() != 0 {
 		t.Fatalf("%d ports leak", b.Held())
 	}
-	if err := b.Again("web", list, func(x Binding) bool { return x.Proto == "udp" }); err != nil || b.Held() != 3 {
+	if err := b.Again("web", list, func(x Binding) bool { return x.Proto == "udp" }, time.Now()); err != nil || b.Held() != 3 {
 		t.Fatal(err, b.Held())
 	}
 	for _, x := range list {

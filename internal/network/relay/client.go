@@ -114,6 +114,12 @@ func (c *client) call(req *protocol.Request, fds []int) (*protocol.Reply, []int,
 	return r, a.fds, nil
 }
 
+// know tells the relay what is known of a sandbox.
+func (c *client) know(b *box) error {
+	_, _, err := c.call(&protocol.Request{Op: protocol.OpPut, Sandbox: &b.rec}, nil)
+	return err
+}
+
 // put gives the relay all that is known of a sandbox. With sockets it gets those, too.
 func (c *client) put(b *box, sockets bool) error {
 	req := &protocol.Request{Op: protocol.OpPut, Sandbox: &b.rec}

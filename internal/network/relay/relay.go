@@ -58,7 +58,8 @@ type Options struct {
 type Keeper struct {
 	opts Options
 
-	found map[string]*box // what the relay held at the beginning, until it is claimed
+	found   map[string]*box // what the relay held at the beginning, until it is claimed
+	foundAt int             // its pid
 
 	begin sync.Once
 	tasks chan *task
@@ -75,6 +76,12 @@ type box struct {
 	rec      Sandbox
 	udp, tcp int // of the name server; -1: it has none
 	ports    []Port
+	at       int // the pid of the relay that has these sockets; 0: none
+}
+
+// has reports whether p's very socket is among the box's.
+func (b *box) has(p Port) bool {
+	return slices.ContainsFunc(b.ports, func(o Port) bool { return o.Fd == p.Fd })
 }
 
 func (b *box) close() {
@@ -107,6 +114,7 @@ func Open(opts Options) (*Keeper, error) {
 		return nil, err
 	}
 	defer c.close()
+	k.foundAt = c.hello.Pid
 	list, err := c.list()
 	for i := range list {
 		var b *box
@@ -134,14 +142,15 @@ func (k *Keeper) Has(id string) (resolver bool, ports []Port) {
 // Adopt claims what Has told of, and adds to it what is missing: udp and tcp, or -1, and ports. It comes before any Set or Drop.
 func (k *Keeper) Adopt(rec Sandbox, udp, tcp int, ports []Port) {
 	b := &box{rec: rec, udp: udp, tcp: tcp, ports: ports}
+	if udp < 0 && !slices.ContainsFunc(ports, func(p Port) bool { return k.found[rec.ID] == nil || !k.found[rec.ID].has(p) }) {
+		b.at = k.foundAt
+	}
 	if old := k.found[rec.ID]; old != nil {
 		delete(k.found, rec.ID)
 		if b.udp < 0 {
 			b.udp, b.tcp, old.udp, old.tcp = old.udp, old.tcp, -1, -1
 		}
-		old.ports = slices.DeleteFunc(old.ports, func(o Port) bool {
-			return slices.ContainsFunc(b.ports, func(p Port) bool { return p.Fd == o.Fd })
-		})
+		old.ports = slices.DeleteFunc(old.ports, func(o Port) bool { return b.has(o) })
 		old.close()
 	}
 	k.want[rec.ID] = b
@@ -161,7 +170,7 @@ func (k *Keeper) Begin() {
 // Give has sockets held for a sandbox, besides those that are: udp and tcp are its name server's, or -1; those and the
 // ports' become the Keeper's. What it returns waits until the relay has them.
 func (k *Keeper) Give(rec Sandbox, udp, tcp int, ports []Port) (wait func(context.Context) error) {
-	return k.do(&task{id: rec.ID, box: &box{rec, udp, tcp, ports}, fds: true})
+	return k.do(&task{id: rec.ID, box: &box{rec: rec, udp: udp, tcp: tcp, ports: ports}, fds: true})
 }
 
 // Change changes what the relay knows of a sandbox, and where its ports lead. One that is not held is left alone.
@@ -237,7 +246,9 @@ func (k *Keeper) run() {
 			var err error
 			if c == nil {
 				err = bring()
-			} else if err = k.tell(c, t); errors.Is(err, errGone) {
+			} else if err = k.tell(c, t); err == nil && t.box != nil && k.want[t.id] == t.box {
+				t.box.at = c.hello.Pid
+			} else if errors.Is(err, errGone) {
 				lost()
 				k.opts.Log.Warn("the relay died; starting another")
 				err = bring()
@@ -280,7 +291,7 @@ func (k *Keeper) apply(t *task) {
 			old.close()
 		}
 	case old == nil && t.fds:
-		k.want[t.id] = t.box
+		k.want[t.id] = t.box // which the relay is told of, or gets with all others
 	case t.fds:
 		if old.rec = t.box.rec; t.box.udp >= 0 {
 			(&box{udp: old.udp, tcp: old.tcp}).close()
@@ -306,7 +317,11 @@ func (k *Keeper) tell(c *client, t *task) error {
 		_, _, err := c.call(&protocol.Request{Op: protocol.OpDrop, ID: t.id}, nil)
 		return err
 	}
-	return c.put(b, t.fds)
+	if t.fds {
+		// The rest it has.
+		return c.put(&box{rec: b.rec, udp: t.box.udp, tcp: t.box.tcp, ports: t.box.ports}, true)
+	}
+	return c.put(b, false)
 }
 
 // connect finds or starts a relay and gives it all that is wanted, and nothing else.
@@ -331,9 +346,18 @@ func (k *Keeper) connect() (*client, error) {
 			_, _, err = c.call(&protocol.Request{Op: protocol.OpDrop, ID: list[i].ID}, nil)
 		}
 	}
+	// First all that is to be known, then where it is asked for: a name that has not come yet would be denied.
 	for _, b := range k.want {
 		if err == nil {
-			err = c.put(b, true)
+			err = c.know(b)
+		}
+	}
+	for _, b := range k.want {
+		if err == nil {
+			// What it has already it must not get again: answers of relayed ports that are under way would be lost.
+			if err = c.put(b, b.at != c.hello.Pid); err == nil {
+				b.at = c.hello.Pid
+			}
 		}
 	}
 	if err != nil {

@@ -1,0 +1,407 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"gantry/internal/kernel/netns"
+	"gantry/internal/network/lab"
+	"gantry/test/engine"
+)
+
+// componentPid asks the engine for the process of one of its programs; 0 is none.
+func componentPid(t *testing.T, e *engine.Engine, name string) int {
+	t.Helper()
+	var v struct {
+		Components []struct {
+			Name    string
+			Details map[string]string
+		}
+	}
+	if code, text := call(t, e, "GET", "/version", ""); code != 200 || json.Unmarshal([]byte(text), &v) != nil {
+		t.Fatal(code, text)
+	}
+	for _, c := range v.Components {
+		if c.Name == name {
+			pid, _ := strconv.Atoi(c.Details["Pid"])
+			return pid
+		}
+	}
+	return 0
+}
+
+// killRelay kills it, and returns its process ID. There is one soon, if there is not one now.
+func killRelay(t *testing.T, e *engine.Engine) int {
+	t.Helper()
+	pid := otherRelay(t, e, 0)
+	syscall.Kill(pid, syscall.SIGKILL)
+	return pid
+}
+
+// otherRelay waits for a relay that is not old.
+func otherRelay(t *testing.T, e *engine.Engine, old int) int {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if now := componentPid(t, e, "relay"); now != 0 && now != old {
+			return now
+		}
+	}
+	t.Fatal("no relay came")
+	return 0
+}
+
+// namespaceOf opens the network namespace of a container.
+func namespaceOf(t *testing.T, e *engine.Engine, name string) *netns.Namespace {
+	t.Helper()
+	ns, err := netns.Open("/proc/" + okOn(t, e, "inspect", "-f", "{{.State.Pid}}", name) + "/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+// resolve asks the name server of the namespace. There may be no such name: then the list is empty.
+func resolve(ns *netns.Namespace, network, name string) (list []string, err error) {
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (c net.Conn, err error) {
+		err = ns.Do(func() (err error) {
+			var d net.Dialer
+			c, err = d.DialContext(ctx, network, "127.0.0.11:53")
+			return err
+		})
+		return c, err
+	}}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	addrs, err := r.LookupNetIP(ctx, "ip4", name+".")
+	if e := (*net.DNSError)(nil); errors.As(err, &e) && (e.IsNotFound || e.Err == "server misbehaving") {
+		err = nil // no such name, or nobody else to ask
+	}
+	for _, a := range addrs {
+		list = append(list, a.Unmap().String())
+	}
+	return list, err
+}
+
+// TestNamesAndPortsOutliveTheDaemon: what the issue calls the relay's reason. A container's names and published ports are
+// there while the daemon is dead, when it is back, and when the relay was killed.
+func TestNamesAndPortsOutliveTheDaemon(t *testing.T) {
+	e := ownEngine(t, "busybox")
+	okOn(t, e, "network", "create", "--subnet", "10.83.0.0/24", "n1")
+	okOn(t, e, "run", "-d", "--name", "web", "--network", "n1", "--ip", "10.83.0.80", "-p", "8080:80", "busybox", "sh", "-c", "echo page >/index.html; httpd -f -p 80")
+	okOn(t, e, "run", "-d", "--name", "client", "--network", "n1", "busybox", "sleep", "1000")
+	// It has port 53 for a server of its own.
+	okOn(t, e, "run", "-d", "--name", "dnsd", "--network", "n1", "busybox", "nc", "-l", "-p", "53", "-e", "cat")
+	client, dnsd := namespaceOf(t, e, "client"), namespaceOf(t, e, "dnsd")
+	check := func(when string) {
+		t.Helper()
+		for _, ns := range []*netns.Namespace{client, dnsd} {
+			for _, network := range []string{"udp", "tcp"} {
+				if got, err := resolve(ns, network, "web"); err != nil || !slices.Equal(got, []string{"10.83.0.80"}) {
+					t.Errorf("%s, by %s: web is %v, %v", when, network, got, err)
+				}
+			}
+		}
+		for _, addr := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+			var text string
+			var err error
+			for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+				if text, err = page(e, addr); err == nil {
+					break // the server in it needs a moment to begin
+				}
+			}
+			if text != "page\n" {
+				t.Errorf("%s: %s answers %q, %v", when, addr, text, err)
+			}
+		}
+		if err := e.Inside(func() error {
+			l, err := net.Listen("tcp", ":8080")
+			if err == nil {
+				l.Close()
+			}
+			return err
+		}); err == nil {
+			t.Errorf("%s: another program could take the port", when)
+		}
+	}
+	check("at first")
+	for range 2 {
+		e.Kill()
+		check("without a daemon")
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+		check("after its return")
+		old := killRelay(t, e)
+		check("without a relay")
+		otherRelay(t, e, old)
+		check("with another relay")
+		killRelay(t, e)
+		e.Kill()
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+		check("after the death of both")
+	}
+	if got, err := lab.Ask(dnsd, "tcp", "127.0.0.1:53", lab.Silence); err == nil && got != "" {
+		t.Errorf("the container's own port 53 answers %q", got)
+	}
+	okOn(t, e, "rm", "-f", "web", "client", "dnsd")
+	okOn(t, e, "network", "rm", "n1")
+}
+
+// page fetches index.html by a connection from the engine's network.
+func page(e *engine.Engine, addr string) (string, error) {
+	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		err = e.Inside(func() (err error) {
+			d := net.Dialer{Timeout: 10 * time.Second}
+			c, err = d.DialContext(ctx, network, addr)
+			return err
+		})
+		return c, err
+	}}
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get("http://" + addr + "/index.html")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// crowd starts and removes containers on a network, and knows at every moment which of their names must be answered.
+type crowd struct {
+	t *testing.T
+	e *engine.Engine
+	c *http.Client
+
+	mu   sync.Mutex
+	have map[string]string // name → address, of those that are there for sure
+	gone map[string]bool   // names of those that are not there for sure
+}
+
+// do asks the API until somebody answers: the daemon is killed now and then.
+func (w *crowd) do(method, path, body string) (int, string) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		req, _ := http.NewRequest(method, "http://engine"+path, strings.NewReader(body))
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := w.c.Do(req)
+		if err == nil {
+			var b []byte
+			b, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err == nil {
+				return resp.StatusCode, string(b)
+			}
+		}
+		if time.Now().After(end) {
+			return 0, err.Error()
+		}
+	}
+}
+
+// life is one container's, from its creation to its removal. What the daemon's death cut short is done again.
+func (w *crowd) life(name string, ask func(name string) ([]string, error)) {
+	w.mu.Lock()
+	delete(w.gone, name)
+	w.mu.Unlock()
+	if code, text := w.do("POST", "/containers/create?name="+name, `{"Image":"busybox","Cmd":["sleep","1000"],"HostConfig":{"NetworkMode":"crowd","PortBindings":{"80/tcp":[{}]}}}`); code != 201 && code != 409 {
+		w.t.Errorf("create %s: %d %s", name, code, text)
+		return
+	}
+	if code, text := w.do("POST", "/containers/"+name+"/start", ""); code != 204 && code != 304 {
+		w.t.Errorf("start %s: %d %s", name, code, text)
+	}
+	var x struct {
+		NetworkSettings struct {
+			Networks map[string]struct{ IPAddress string }
+		}
+	}
+	code, text := w.do("GET", "/containers/"+name+"/json", "")
+	if err := json.Unmarshal([]byte(text), &x); code != 200 || err != nil {
+		w.t.Errorf("inspect %s: %d %s", name, code, text)
+	}
+	addr := x.NetworkSettings.Networks["crowd"].IPAddress
+	w.mu.Lock()
+	w.have[name] = addr
+	w.mu.Unlock()
+	if got, err := ask(name); err != nil || !slices.Equal(got, []string{addr}) {
+		if err != nil && !w.t.Failed() { //DEBUG
+			pid := okOn(w.t, w.e, "inspect", "-f", "{{.State.Pid}}", "watcher")
+			out, _ := exec.Command("sh", "-c", "nsenter -t "+pid+" -n sh -c 'nft list ruleset; ss -lnup; ss -lntp'; ls -l /proc/"+strconv.Itoa(w.e.Pid())+"/fd | grep -c socket; ps ax | grep relay; cat "+w.e.Root+"/exec/network/$(ls "+w.e.Root+"/exec/network | head -1); nsenter -t "+pid+" -n readlink /proc/self/ns/net; conntrack -L 2>&1 | head").CombinedOutput() //DEBUG
+			w.t.Logf("%s", out)                                                                                                                                                                                                                                                                                                                                             //DEBUG
+		} //DEBUG
+		w.t.Errorf("%s, started as %s, is %v, %v", name, addr, got, err)
+	}
+	w.mu.Lock()
+	delete(w.have, name)
+	w.mu.Unlock()
+	if code, text := w.do("DELETE", "/containers/"+name+"?force=1", ""); code != 204 && code != 404 {
+		w.t.Errorf("remove %s: %d %s", name, code, text)
+	}
+	if got, err := ask(name); err != nil || len(got) > 0 {
+		w.t.Errorf("%s, removed, is %v, %v", name, got, err)
+	}
+	w.mu.Lock()
+	w.gone[name] = true
+	w.mu.Unlock()
+}
+
+// watch asks for names, of those that are there and of those that are not, until stop. It returns how often.
+func (w *crowd) watch(n int, stop <-chan struct{}, ask func(name string) ([]string, error)) (asked int) {
+	for {
+		select {
+		case <-stop:
+			return asked
+		default:
+		}
+		name := "c" + strconv.Itoa(rand.IntN(n))
+		w.mu.Lock()
+		before, gone := w.have[name], w.gone[name]
+		w.mu.Unlock()
+		got, err := ask(name)
+		w.mu.Lock()
+		after, still := w.have[name], w.gone[name]
+		w.mu.Unlock()
+		switch {
+		case err != nil: // nobody is there to answer, for a moment
+		case before != "" && before == after && !slices.Equal(got, []string{before}):
+			w.t.Errorf("%s, of %s, is %v", name, before, got)
+		case gone && still && len(got) > 0:
+			w.t.Errorf("%s, which is gone, is %v", name, got)
+		}
+		asked++
+	}
+}
+
+// TestTwoHundredContainers starts and removes them 8 at a time: nothing is left of them, and no name is answered wrongly; the
+// same with the daemon killed in between, and then the relay.
+func TestTwoHundredContainers(t *testing.T) {
+	const n = 200
+	e := ownEngine(t, "busybox")
+	// Of few addresses: a lease that leaks is missed.
+	okOn(t, e, "network", "create", "--subnet", "10.84.0.0/27", "crowd")
+	okOn(t, e, "run", "-d", "--name", "watcher", "--network", "crowd", "-p", "80", "busybox", "sleep", "1000")
+	watcher := namespaceOf(t, e, "watcher")
+	w := &crowd{t: t, e: e, c: e.Client(), have: map[string]string{}, gone: map[string]bool{}}
+	ask := func(name string) ([]string, error) { return resolve(watcher, "udp", name) }
+	surely := func(name string) (got []string, err error) {
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			if got, err = ask(name); err == nil {
+				break
+			}
+		}
+		return got, err
+	}
+	before := holdings(t, e)
+	for _, round := range []struct {
+		name  string
+		kills map[int]func()
+	}{
+		{"nobody dies", nil},
+		{"daemon and relay die", map[int]func(){
+			60:  func() { restart(t, e) },
+			100: func() { killRelay(t, e) },
+			140: func() {
+				killRelay(t, e)
+				restart(t, e)
+			},
+		}},
+	} {
+		began := time.Now()
+		stop, asked := make(chan struct{}), make(chan int)
+		go func() { asked <- w.watch(n, stop, ask) }()
+		jobs := make(chan int)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for i := range jobs {
+					w.life("c"+strconv.Itoa(i), surely)
+				}
+			})
+		}
+		for i := range n {
+			if kill := round.kills[i]; kill != nil {
+				kill()
+			}
+			jobs <- i
+		}
+		close(jobs)
+		all.Wait()
+		close(stop)
+		t.Logf("%s: %d containers in %v, %d questions", round.name, n, time.Since(began).Round(time.Millisecond), <-asked)
+		var left string
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			if left = differs(before, holdings(t, e)); left == "" {
+				break
+			}
+		}
+		if left != "" {
+			t.Fatalf("%s: left behind: %s", round.name, left)
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	okOn(t, e, "rm", "-f", "watcher")
+	okOn(t, e, "network", "rm", "crowd")
+}
+
+// holdings is what there is of networks on the host, in the engine's folders, and in the small programs.
+func holdings(t *testing.T, e *engine.Engine) map[string]string {
+	t.Helper()
+	have := map[string]string{}
+	e.Inside(func() error {
+		links, _ := exec.Command("ip", "-br", "link").Output()
+		have["interfaces"] = fmt.Sprint(strings.Count(string(links), "veth"))
+		rules, _ := exec.Command("nft", "list", "ruleset").Output()
+		have["elements"] = fmt.Sprint(strings.Count(string(rules), "tcp . "))
+		sockets, _ := exec.Command("ss", "-Hlntu").Output()
+		have["sockets"] = fmt.Sprint(strings.Count(string(sockets), "\n"))
+		return nil
+	})
+	notes, _ := os.ReadDir(filepath.Join(e.Root, "exec", "network"))
+	have["leases"] = fmt.Sprint(len(notes))
+	if pid := componentPid(t, e, "relay"); pid != 0 {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			if to, _ := os.Readlink(fd); strings.HasPrefix(to, "socket:") {
+				have["the relay's sockets"] += "."
+			}
+		}
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", e.Pid()))
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fd); strings.HasPrefix(to, "net:") {
+			have["namespaces that the engine holds"] += "."
+		}
+	}
+	return have
+}
+
+func differs(a, b map[string]string) (text string) {
+	for k := range a {
+		if a[k] != b[k] {
+			text += fmt.Sprintf("%s: %s, were %s; ", k, b[k], a[k])
+		}
+	}
+	return text
+}
