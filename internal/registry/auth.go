@@ -126,6 +126,9 @@ func (a *authority) mayAdmin(who identity) bool {
 	if a.off {
 		return who.local
 	}
+	if who.token != nil { // it was asked for to pull or push, and may lie with whoever does that
+		return false
+	}
 	return slices.ContainsFunc(a.rules, func(r rule) bool {
 		return r.allow&actionAdmin != 0 && who.user != "" && (slices.Contains(r.users, who.user) || slices.Contains(r.users, "*"))
 	})
@@ -306,7 +309,7 @@ var nobody = []byte("$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhW
 
 // token answers Docker's token requests: GET with a password, and POST with one in a form (OAuth 2, RFC 6749 4.3).
 func (s *Server) token(w *response, r *http.Request) error {
-	a := s.auth
+	a := s.authority()
 	if a.off {
 		return fail(http.StatusNotFound, "UNSUPPORTED", "nobody needs a token here")
 	}

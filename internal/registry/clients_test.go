@@ -161,7 +161,7 @@ func TestSkopeoTrustsTheCertificate(t *testing.T) {
 	ended := make(chan error, 1)
 	ctx := t.Context()
 	go func() {
-		ended <- registry.Serve(ctx, registry.Config{Listen: "127.0.0.1:0", Data: data, TLS: registry.TLS{Mode: "auto", Trust: certs}}, st, slog.New(slog.DiscardHandler), func(a net.Addr) { addr <- a })
+		ended <- registry.Serve(ctx, registry.Config{Listen: "127.0.0.1:0", Data: data, TLS: registry.TLS{Mode: "auto", Trust: certs}}, st, slog.New(slog.DiscardHandler), func(a net.Addr) { addr <- a }, nil)
 	}()
 	var host string
 	select {

@@ -34,7 +34,7 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 	var out Collected
 	start := time.Now()
 	s.locks.forget(start.Add(-time.Hour))
-	n, err := s.expireUploads(start.Add(-time.Duration(s.cfg.GC.Uploads)))
+	n, err := s.expireUploads(start.Add(-time.Duration(s.conf().GC.Uploads)))
 	out.Uploads = n
 	if err != nil {
 		return out, err
@@ -48,7 +48,7 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 			// Its links keep their blobs only if they are known: without them nothing may be swept.
 			return out, fmt.Errorf("collect %s: %w", rp.name, err)
 		}
-		rp.forget(start.Add(-max(time.Duration(s.cfg.GC.Grace), time.Hour)))
+		rp.forget(start.Add(-max(time.Duration(s.conf().GC.Grace), time.Hour)))
 	}
 	if err := s.sweepBlobs(ctx, start, linked, &out); err != nil {
 		return out, err
@@ -62,26 +62,27 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 // retain deletes the tags that retention rules do not keep. The first rule that chooses a tag decides.
 func (s *Server) retain(ctx context.Context, rp *repository, now time.Time, out *Collected) error {
 	proxied := s.proxy.upstreamOf(rp.name) != nil
-	if len(s.cfg.Retention) == 0 && !proxied {
+	cfg := s.conf() // one for all that follows
+	if len(cfg.Retention) == 0 && !proxied {
 		return nil
 	}
 	type tagged struct {
 		name string
 		time time.Time
 	}
-	byRule := make([][]tagged, len(s.cfg.Retention))
+	byRule := make([][]tagged, len(cfg.Retention))
 	var old []string
 	if err := s.tags(ctx, rp.name, func(tag string, info Info) error {
 		if proxied {
-			if now.Sub(info.Time) > time.Duration(s.cfg.Proxy.Keep) {
+			if now.Sub(info.Time) > time.Duration(cfg.Proxy.Keep) {
 				old = append(old, tag)
 			}
 			return nil
 		}
-		if s.cfg.immutable(rp.name, tag) {
+		if cfg.immutable(rp.name, tag) {
 			return nil
 		}
-		for i, r := range s.cfg.Retention {
+		for i, r := range cfg.Retention {
 			if r.match(rp.name, tag) {
 				byRule[i] = append(byRule[i], tagged{tag, info.Time})
 				break
@@ -92,7 +93,7 @@ func (s *Server) retain(ctx context.Context, rp *repository, now time.Time, out 
 		return err
 	}
 	for i, tags := range byRule {
-		rule := s.cfg.Retention[i]
+		rule := cfg.Retention[i]
 		slices.SortFunc(tags, func(a, b tagged) int {
 			if c := b.time.Compare(a.time); c != 0 {
 				return c
@@ -178,13 +179,13 @@ func (s *Server) collectRepository(ctx context.Context, rp *repository, start ti
 	rp.gate.Lock()
 	rp.gate.Unlock() //lint:ignore SA2001 waiting for the pushes under way is all of it
 
-	grace := start.Add(-time.Duration(s.cfg.GC.Grace))
-	untagged := start.Add(-time.Duration(s.cfg.GC.Untagged))
-	if s.cfg.GC.Untagged < 0 {
+	grace := start.Add(-time.Duration(s.conf().GC.Grace))
+	untagged := start.Add(-time.Duration(s.conf().GC.Untagged))
+	if s.conf().GC.Untagged < 0 {
 		untagged = time.Time{}
 	}
 	if s.proxy.upstreamOf(rp.name) != nil {
-		untagged = start.Add(-time.Duration(s.cfg.Proxy.Keep))
+		untagged = start.Add(-time.Duration(s.conf().Proxy.Keep))
 	}
 	var roots []Digest
 	if err := s.tags(ctx, rp.name, func(tag string, _ Info) error {
@@ -336,7 +337,7 @@ func (s *Server) sweepBlobs(ctx context.Context, start time.Time, linked map[Dig
 
 // serveCollect lets the one who runs the registry collect now.
 func (s *Server) serveCollect(w *response, r *http.Request, who identity) error {
-	if !s.auth.mayAdmin(who) {
+	if !s.authority().mayAdmin(who) {
 		return fail(http.StatusForbidden, "DENIED", "only the one who runs this registry may do that")
 	}
 	out, err := s.Collect(r.Context())

@@ -90,7 +90,7 @@ func (s *Server) tagNames(ctx context.Context, repo string) ([]string, error) {
 // catalog answers distribution's /v2/_catalog, which the course's lessons ask for by curl: the repositories that the
 // client may read.
 func (s *Server) catalog(w *response, r *http.Request, who identity) error {
-	names := slices.DeleteFunc(s.repos.names(), func(name string) bool { return !s.auth.may(who, name, actionPull) })
+	names := slices.DeleteFunc(s.repos.names(), func(name string) bool { return !s.authority().may(who, name, actionPull) })
 	page, n, more, err := pageOf(names, r.URL.Query())
 	if err != nil {
 		return err

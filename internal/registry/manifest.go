@@ -199,7 +199,7 @@ func (s *Server) storeManifest(r *http.Request, repo string, d Digest, m *manife
 		}
 	}
 	rp.use(time.Now(), used...)
-	if r != nil && !s.cfg.Sparse {
+	if r != nil && !s.conf().Sparse {
 		if err := s.checkChildren(repo, m); err != nil {
 			return err
 		}
@@ -295,7 +295,7 @@ func (s *Server) mayMove(r *http.Request, repo, tag string, to Digest) error {
 		return err
 	}
 	exists := err == nil
-	if exists && old != to && s.cfg.immutable(repo, tag) {
+	if exists && old != to && s.conf().immutable(repo, tag) {
 		return fail(http.StatusForbidden, "DENIED", "tag %s is immutable: it stays at %s", tag, old)
 	}
 	if r == nil {
@@ -344,7 +344,7 @@ func (s *Server) deleteManifest(w *response, r *http.Request, rt route) error {
 	if strings.ContainsRune(rt.ref, ':') {
 		err = s.dropManifest(r, rp, d)
 	} else {
-		if s.cfg.immutable(rt.repo, rt.ref) {
+		if s.conf().immutable(rt.repo, rt.ref) {
 			return fail(http.StatusForbidden, "DENIED", "tag %s is immutable: it can't be deleted", rt.ref)
 		}
 		err = s.dropTag(ifMatch(r, rt.ref), rp, rt.ref)
@@ -432,7 +432,7 @@ func (s *Server) dropManifest(r *http.Request, rp *repository, d Digest) error {
 		return err
 	}
 	for _, tag := range on {
-		if s.cfg.immutable(rp.name, tag) {
+		if s.conf().immutable(rp.name, tag) {
 			return fail(http.StatusForbidden, "DENIED", "tag %s is immutable: its manifest can't be deleted", tag)
 		}
 	}

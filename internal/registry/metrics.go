@@ -43,7 +43,7 @@ func (m *metrics) collected(c Collected) {
 
 // serveMetrics answers in the Prometheus text format, 0.0.4.
 func (s *Server) serveMetrics(w *response, who identity) error {
-	if !s.auth.off && who.user == "" {
+	if !s.authority().off && who.user == "" {
 		w.Header().Set("WWW-Authenticate", `Basic realm="Gantry registry"`)
 		return fail(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 	}

@@ -40,8 +40,8 @@ func nsRepo(ns, repo string) string {
 
 func newProxy(s *Server) (*proxy, error) {
 	p := &proxy{s: s, ups: map[string]*upstream{}, fetches: map[string]*fetch{}, asked: map[string]time.Time{}}
-	for host, cfg := range s.cfg.Proxy.Upstreams {
-		u, err := newUpstream(host, cfg, time.Duration(s.cfg.Limits.Stall))
+	for host, cfg := range s.conf().Proxy.Upstreams {
+		u, err := newUpstream(host, cfg, time.Duration(s.conf().Limits.Stall))
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +68,7 @@ func (p *proxy) upstreamOf(repo string) *upstream {
 // byDefault says where a repository is read that is neither ours nor named with a host: dockerd asks its mirrors of the
 // Hub with plain names.
 func (p *proxy) byDefault(r *http.Request, rt route) string {
-	if p.s.cfg.Proxy.Default == "" || p.upstreamOf(rt.repo) != nil || rt.kind == routeUploads || rt.kind == routeUpload {
+	if p.s.conf().Proxy.Default == "" || p.upstreamOf(rt.repo) != nil || rt.kind == routeUploads || rt.kind == routeUpload {
 		return rt.repo
 	}
 	if own := p.s.repos.get(rt.repo); own != nil && own.manifests.Load() > 0 {
@@ -84,7 +84,7 @@ func (p *proxy) byDefault(r *http.Request, rt route) string {
 			return rt.repo
 		}
 	}
-	return nsRepo(p.s.cfg.Proxy.Default, rt.repo)
+	return nsRepo(p.s.conf().Proxy.Default, rt.repo)
 }
 
 // serve brings here what the request is for. done says that it has answered, too.
@@ -138,7 +138,7 @@ func (p *proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, up *u
 	byDigest := strings.ContainsRune(rt.ref, ':')
 	key := rt.repo + ":" + rt.ref
 	p.mu.Lock()
-	fresh := byDigest || time.Since(p.asked[key]) < time.Duration(s.cfg.Proxy.Fresh)
+	fresh := byDigest || time.Since(p.asked[key]) < time.Duration(s.conf().Proxy.Fresh)
 	p.mu.Unlock()
 	if have && fresh {
 		s.metrics.proxyHits.Add(1)
@@ -194,7 +194,7 @@ func (p *proxy) touch(repo, ref string, d Digest) error {
 		return nil
 	}
 	_, info, err := p.s.tag(repo, ref)
-	if err != nil || time.Since(info.Time) < time.Duration(p.s.cfg.Proxy.Keep)/10 {
+	if err != nil || time.Since(info.Time) < time.Duration(p.s.conf().Proxy.Keep)/10 {
 		return nil
 	}
 	rp := p.s.repos.obtain(repo)
@@ -598,7 +598,7 @@ func (p *proxy) fetchPart(ctx context.Context, f *fetch, h io.Writer, name strin
 		return false, fmt.Errorf("blob %s: %s", d, resp.Status)
 	}
 	// An upstream that sends nothing for a while is given up.
-	stall := time.Duration(p.s.cfg.Limits.Stall)
+	stall := time.Duration(p.s.conf().Limits.Stall)
 	if stall <= 0 {
 		stall = time.Hour
 	}
@@ -615,7 +615,7 @@ func (p *proxy) fetchPart(ctx context.Context, f *fetch, h io.Writer, name strin
 			skip -= cut
 			b = b[cut:]
 		}
-		if limit := int64(p.s.cfg.Limits.Blob); limit > 0 && f.stage.Size()+int64(len(b)) > limit {
+		if limit := int64(p.s.conf().Limits.Blob); limit > 0 && f.stage.Size()+int64(len(b)) > limit {
 			f.change(func() { f.status = http.StatusForbidden })
 			return false, fmt.Errorf("blob %s has more than %d bytes", d, limit)
 		}

@@ -32,12 +32,14 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Server is a registry over a Storage. Make it by New.
 type Server struct {
-	cfg     Config
+	live    atomic.Pointer[settings] // what Reload replaces
+	changed chan struct{}            // has one after a Reload, for Run
 	storage Storage
 	log     *slog.Logger
 	repos   repositories
@@ -46,7 +48,6 @@ type Server struct {
 	uploads uploads
 	metrics metrics
 	gcMu    sync.Mutex // one collection at a time
-	auth    *authority
 	proxy   *proxy
 	started time.Time
 	large   chan struct{} // has one for each manifest of more than a few kilobytes that is being pushed
@@ -66,13 +67,13 @@ func New(cfg Config, st Storage, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, storage: st, log: log, locks: newBlobLocks(), started: time.Now(), large: make(chan struct{}, 16)}
+	s := &Server{changed: make(chan struct{}, 1), storage: st, log: log, locks: newBlobLocks(), started: time.Now(), large: make(chan struct{}, 16)}
 	s.uploads.open = map[string]*upload{}
 	if err := s.repos.load(st); err != nil {
 		return nil, err
 	}
 	var err error
-	if s.auth, err = newAuthority(cfg.Auth, st); err != nil {
+	if err = s.settle(cfg); err != nil {
 		return nil, err
 	}
 	if s.proxy, err = newProxy(s); err != nil {
@@ -87,16 +88,17 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 // Run collects at the configured interval until ctx ends.
 func (s *Server) Run(ctx context.Context) {
-	if s.cfg.GC.Every <= 0 {
-		return
-	}
-	tick := time.NewTicker(time.Duration(s.cfg.GC.Every))
-	defer tick.Stop()
 	for {
+		var due <-chan time.Time
+		if every := time.Duration(s.conf().GC.Every); every > 0 {
+			due = time.After(every)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-s.changed:
+			continue
+		case <-due:
 		}
 		if _, err := s.Collect(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			s.log.Error("collect", "err", err)

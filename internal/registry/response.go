@@ -90,7 +90,7 @@ type body struct {
 }
 
 func (s *Server) body(w http.ResponseWriter, r *http.Request) *body {
-	return &body{r: r.Body, rc: http.NewResponseController(w), stall: time.Duration(s.cfg.Limits.Stall)}
+	return &body{r: r.Body, rc: http.NewResponseController(w), stall: time.Duration(s.conf().Limits.Stall)}
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -88,7 +88,7 @@ func parsePath(path string) route {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	rt := parsePath(r.URL.Path)
 	began := time.Now()
-	rw := &response{ResponseWriter: w, stall: time.Duration(s.cfg.Limits.Stall)}
+	rw := &response{ResponseWriter: w, stall: time.Duration(s.conf().Limits.Stall)}
 	s.metrics.inFlight.Add(1)
 	defer func() {
 		if p := recover(); p != nil {
@@ -136,7 +136,7 @@ func (s *Server) dispatch(w *response, r *http.Request, rt route) error {
 	case routeV1Ping:
 		return v1Ping(w)
 	}
-	who, err := s.auth.identify(w, r, rt)
+	who, err := s.authority().identify(w, r, rt)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (s *Server) dispatch(w *response, r *http.Request, rt route) error {
 	if read {
 		rt.repo = s.proxy.byDefault(r, rt)
 	}
-	if err := s.auth.allow(w, r, who, rt); err != nil {
+	if err := s.authority().allow(w, r, who, rt); err != nil {
 		return err
 	}
 	if up := s.proxy.upstreamOf(rt.repo); up != nil {

@@ -29,7 +29,7 @@ func (s *Server) search(w *response, r *http.Request, who identity) error {
 	// "library/" is how Docker's clients spell a name without a user.
 	term = strings.TrimPrefix(term, "library/")
 	names := slices.DeleteFunc(s.repos.names(), func(name string) bool {
-		return !strings.Contains(name, term) || !s.auth.may(who, name, actionPull)
+		return !strings.Contains(name, term) || !s.authority().may(who, name, actionPull)
 	})
 	// What begins with the term first, the exact name before it.
 	rank := func(name string) int {

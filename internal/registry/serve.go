@@ -14,30 +14,28 @@ import (
 // Serve answers at the configured address until ctx ends, then lets the requests under way come to their end, for a
 // while. ready, if set, is told the address.
 func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.conf().Listen)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	srv := s.httpServer()
-	switch s.cfg.TLS.Mode {
+	switch s.conf().TLS.Mode {
 	case "auto":
-		if srv.TLSConfig, err = autoTLS(s.cfg.Data, s.cfg.TLS.Names); err != nil {
+		if srv.TLSConfig, err = autoTLS(s.conf().Data, s.conf().TLS.Names); err != nil {
 			return fmt.Errorf("tls: %w", err)
 		}
-		if s.cfg.TLS.Trust != "" {
+		if s.conf().TLS.Trust != "" {
 			_, port, _ := net.SplitHostPort(l.Addr().String())
-			if err := publishCA(s.cfg.Data, s.cfg.TLS.Trust, port, s.cfg.TLS.Names); err != nil {
+			if err := publishCA(s.conf().Data, s.conf().TLS.Trust, port, s.conf().TLS.Names); err != nil {
 				s.log.Warn("engines of this host will not trust the certificate by themselves", "err", err)
 			}
 		}
-		s.log.Info("clients must trust", "ca", CAFile(s.cfg.Data))
+		s.log.Info("clients must trust", "ca", CAFile(s.conf().Data))
 	case "files":
-		pair, err := tls.LoadX509KeyPair(s.cfg.TLS.Cert, s.cfg.TLS.Key)
-		if err != nil {
-			return fmt.Errorf("tls: %w", err)
-		}
-		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.live.Load().pair, nil
+		}}
 	}
 	s.background.Go(func() { s.Run(ctx) })
 	ended := make(chan error, 1)
@@ -48,7 +46,7 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 			ended <- srv.Serve(l)
 		}
 	}()
-	s.log.Info("serving", "address", l.Addr().String(), "tls", s.cfg.TLS.Mode, "data", s.cfg.Data)
+	s.log.Info("serving", "address", l.Addr().String(), "tls", s.conf().TLS.Mode, "data", s.conf().Data)
 	if ready != nil {
 		ready(l.Addr())
 	}
@@ -84,11 +82,30 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Serve runs a registry over st until ctx ends.
-func Serve(ctx context.Context, cfg Config, st Storage, log *slog.Logger, ready func(net.Addr)) error {
+// Serve runs a registry over st until ctx ends. What comes from reloads, which may be nil, replaces its configuration.
+func Serve(ctx context.Context, cfg Config, st Storage, log *slog.Logger, ready func(net.Addr), reloads <-chan Config) error {
 	s, err := New(cfg, st, log)
 	if err != nil {
 		return err
 	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case cfg := <-reloads:
+				switch restart, err := s.Reload(cfg); {
+				case err != nil:
+					s.log.Error("reloading the configuration failed; the old one stays", "err", err)
+				case len(restart) > 0:
+					s.log.Warn("configuration reloaded; what follows waits for a restart", "keys", restart)
+				default:
+					s.log.Info("configuration reloaded")
+				}
+			case <-ended:
+				return
+			}
+		}
+	}()
 	return errors.Join(s.Serve(ctx, ready), s.Close())
 }

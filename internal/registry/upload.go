@@ -234,7 +234,7 @@ func (s *Server) beginUpload(w *response, r *http.Request, rt route, who identit
 // mount makes a blob of another repository one of ours. Without from, any repository that the client may read will do.
 func (s *Server) mount(repo, from string, d Digest, who identity) (bool, error) {
 	has := func(name string) bool {
-		if !s.auth.may(who, name, actionPull) {
+		if !s.authority().may(who, name, actionPull) {
 			return false // as if it were not there: its existence is not for everyone to know
 		}
 		_, err := s.storage.Stat(blobLinkKey(name, d))
@@ -412,8 +412,8 @@ func parseDecimal(s string) (int64, bool) {
 // far it is (end-13) and goes on from there.
 func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 	limit := int64(1<<63 - 1)
-	if s.cfg.Limits.Blob > 0 {
-		limit = int64(s.cfg.Limits.Blob) - u.stage.Size()
+	if s.conf().Limits.Blob > 0 {
+		limit = int64(s.conf().Limits.Blob) - u.stage.Size()
 	}
 	start, want := u.stage.Size(), r.ContentLength
 	if cr := r.Header.Get("Content-Range"); cr != "" && r.ContentLength != 0 {
@@ -433,7 +433,7 @@ func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 		}
 	}
 	if want > limit {
-		return tooLarge(s.cfg.Limits.Blob)
+		return tooLarge(s.conf().Limits.Blob)
 	}
 	if err := s.rehash(u); err != nil {
 		return err
@@ -449,8 +449,8 @@ func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 				return err
 			}
 			u.hashed = -1
-			if s.cfg.Limits.Blob > 0 && start+limit == int64(s.cfg.Limits.Blob) {
-				return tooLarge(s.cfg.Limits.Blob)
+			if s.conf().Limits.Blob > 0 && start+limit == int64(s.conf().Limits.Blob) {
+				return tooLarge(s.conf().Limits.Blob)
 			}
 			return fail(http.StatusBadRequest, "SIZE_INVALID", "more bytes than Content-Range has")
 		}

@@ -21,11 +21,15 @@ import (
 	"gantry/internal/registry/disk"
 )
 
-const usage = `Usage:  gantry registry serve [OPTIONS]
+const usage = `Usage:  gantry registry COMMAND [OPTIONS]
 
-Run a private registry
+A private registry
 
-Options:
+Commands:
+  serve   Run it; SIGHUP reads its configuration again
+  gc      Free what nothing needs any more, now: of a registry that runs, or of its folder
+
+Options of both:
 `
 
 // Main runs `registry ARGS…` and returns the exit code.
@@ -44,9 +48,11 @@ func Main(args []string) int {
 
 // Run runs `registry ARGS…` until ctx ends. ready, if set, is told the address.
 func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(net.Addr)) error {
+	if len(args) > 0 && args[0] == "gc" {
+		return collect(ctx, args[1:], os.Stdin, out)
+	}
 	if len(args) == 0 || args[0] != "serve" {
-		cfg, fs := flags()
-		_ = cfg
+		_, fs := flags()
 		fmt.Fprint(out, usage+fs.FlagUsages())
 		if len(args) > 0 && args[0] != "--help" && args[0] != "-h" && args[0] != "help" {
 			return fmt.Errorf("unknown command: registry %s", args[0])
@@ -57,19 +63,47 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 	if err != nil {
 		return err
 	}
-	if cfg.TLS.Mode == "auto" && cfg.TLS.Trust == "" && os.Geteuid() == 0 {
-		cfg.TLS.Trust = certDir
-	}
-	if cfg.TLS.Trust == "none" {
-		cfg.TLS.Trust = ""
-	}
+	cfg = trusting(cfg)
 	st, err := disk.Open(cfg.Data)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
-	return registry.Serve(ctx, cfg, st, log, ready)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	reloads := make(chan registry.Config)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+			}
+			cfg, _, err := Parse(args[1:], os.Getenv, io.Discard)
+			if err != nil {
+				log.Error("reloading the configuration failed; the old one stays", "err", err)
+				continue
+			}
+			select {
+			case reloads <- trusting(cfg):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return registry.Serve(ctx, cfg, st, log, ready, reloads)
+}
+
+// trusting settles where the authority of an automatic certificate is put.
+func trusting(cfg registry.Config) registry.Config {
+	if cfg.TLS.Mode == "auto" && cfg.TLS.Trust == "" && os.Geteuid() == 0 {
+		cfg.TLS.Trust = certDir
+	}
+	if cfg.TLS.Trust == "none" {
+		cfg.TLS.Trust = ""
+	}
+	return cfg
 }
 
 // certDir is where the engine looks for authorities of registries, as HOST:PORT/ca.crt.
@@ -79,6 +113,7 @@ type options struct {
 	config, listen, data, tls, cert, key, htpasswd, level string
 	trust                                                 string
 	names, upstreams                                      []string
+	user                                                  string // of gc
 }
 
 func flags() (*options, *pflag.FlagSet) {
@@ -150,6 +185,10 @@ func environment(cfg *registry.Config, getenv func(string) string) error {
 // Parse makes a configuration of `registry serve`'s arguments and environment. Help goes to out.
 func Parse(args []string, getenv func(string) string, out io.Writer) (cfg registry.Config, level slog.Level, err error) {
 	o, fs := flags()
+	return o.parse(fs, args, getenv, out)
+}
+
+func (o *options) parse(fs *pflag.FlagSet, args []string, getenv func(string) string, out io.Writer) (cfg registry.Config, level slog.Level, err error) {
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			fmt.Fprint(out, usage+fs.FlagUsages())
