@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	registrytypes "github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/internal/errs"
 	"gantry/internal/remote"
@@ -22,6 +24,31 @@ type Registries interface {
 	Login(ctx context.Context, address string, a remote.Access) (token string, err error)
 	// Search looks for repositories: in HOST/TERM at that host, else at Docker Hub.
 	Search(ctx context.Context, term string, limit int, a remote.Access) ([]remote.Result, error)
+	// Configured says what insecure registries and mirrors are set.
+	Configured() remote.Configured
+}
+
+// registrySettings is what /info says of registries.
+func (s *Server) registrySettings() *registrytypes.ServiceConfig {
+	var set remote.Configured
+	if s.deps.Registries != nil {
+		set = s.deps.Registries.Configured()
+	}
+	c := &registrytypes.ServiceConfig{
+		InsecureRegistryCIDRs: append(slices.Clone(set.Networks), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")),
+		IndexConfigs:          map[string]*registrytypes.IndexInfo{},
+		Mirrors:               orEmpty(set.Mirrors["docker.io"]),
+	}
+	for _, host := range set.Insecure {
+		c.IndexConfigs[host] = &registrytypes.IndexInfo{Name: host, Mirrors: orEmpty(set.Mirrors[host])}
+	}
+	for host, mirrors := range set.Mirrors { // of other registries than Docker Hub: Docker knows none, but the field fits
+		if c.IndexConfigs[host] == nil && host != "*" {
+			c.IndexConfigs[host] = &registrytypes.IndexInfo{Name: host, Mirrors: orEmpty(mirrors), Secure: true}
+		}
+	}
+	c.IndexConfigs["docker.io"] = &registrytypes.IndexInfo{Name: "docker.io", Mirrors: c.Mirrors, Secure: true, Official: true}
+	return c
 }
 
 // maxAuthHeader bounds X-Registry-Auth, in bytes.
@@ -157,6 +184,26 @@ func searchFilter(filters map[string][]string) (func(remote.Result) bool, error)
 	return func(x remote.Result) bool {
 		return !slices.ContainsFunc(tests, func(t func(remote.Result) bool) bool { return !t(x) })
 	}, nil
+}
+
+// RemoteManifest is an index or a manifest as its registry has it. Docker's command line asks the registry itself; through the engine
+// its mirrors, certificates and settings count.
+type RemoteManifest struct {
+	Descriptor ocispec.Descriptor
+	Raw        []byte
+}
+
+// remoteManifest is GET /gantry/manifest?ref=NAME.
+func (s *Server) remoteManifest(c *call) error {
+	a, err := c.access()
+	if err != nil {
+		return err
+	}
+	d, raw, err := s.deps.Images.Manifest(c.r.Context(), c.str("ref"), a)
+	if err != nil {
+		return err
+	}
+	return c.reply(200, RemoteManifest{d, raw})
 }
 
 // distribution is GET /distribution/{name}/json.

@@ -101,6 +101,7 @@ var routes = []route{
 	{"GET", "/plugins/{name}/json", noSuch("plugin %q not found"), v(25)},
 
 	// Gantry's own: what Docker has no words for lies below /gantry.
+	{"GET", "/gantry/manifest", (*Server).remoteManifest, 0},
 	{"GET", "/gantry/trash", (*Server).trashList, 0},
 	{"DELETE", "/gantry/trash", (*Server).trashEmpty, 0},
 	{"POST", "/gantry/undo", (*Server).undo, 0},

@@ -2,13 +2,11 @@ package api
 
 import (
 	"cmp"
-	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
 	"time"
 
-	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
@@ -121,13 +119,7 @@ func (s *Server) info(c *call) error {
 		OSType:             runtime.GOOS,
 		Architecture:       h.Arch,
 		IndexServerAddress: "https://index.docker.io/v1/",
-		RegistryConfig: &registry.ServiceConfig{
-			InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
-			IndexConfigs: map[string]*registry.IndexInfo{
-				"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
-			},
-			Mirrors: []string{},
-		},
+		RegistryConfig:     s.registrySettings(),
 		NCPU:               h.NCPU,
 		MemTotal:           h.MemTotal,
 		DockerRootDir:      h.DataRoot,

@@ -34,6 +34,7 @@ func groups() []*command.Group {
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
 			{Name: "build", Top: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Heavy: "build"}, image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
 		}},
+		{Name: "manifest", Short: "Look at images in registries", Commands: []*command.Command{image.ManifestInspect}},
 		{Name: "network", Short: "Manage networks", Commands: []*command.Command{
 			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,
 		}},

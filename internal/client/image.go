@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // ImageList lists images.
@@ -88,6 +89,20 @@ func (c *Client) ImagePush(ctx context.Context, o PushOptions) (*Response, error
 		h = map[string]string{"X-Registry-Auth": "e30="}
 	}
 	return c.Do(ctx, Request{Method: "POST", Path: "/images/" + esc(o.Repo) + "/push", Query: q, Header: h})
+}
+
+// RemoteManifest is an index or a manifest as its registry has it.
+type RemoteManifest struct {
+	Descriptor ocispec.Descriptor
+	Raw        []byte
+}
+
+// ManifestInspect gets what a reference leads to in its registry. Only Gantry's engines do that.
+func (c *Client) ManifestInspect(ctx context.Context, ref string, insecure bool, auth string) (out RemoteManifest, err error) {
+	q := url.Values{"ref": {ref}}
+	setTrue(q, "insecure", insecure)
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/gantry/manifest", Query: q, Header: authHeader(auth)}, &out)
+	return out, err
 }
 
 // SearchResult is a repository that a search found.

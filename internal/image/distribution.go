@@ -17,28 +17,9 @@ func (s *Service) Distribution(ctx context.Context, ref string, a remote.Access)
 	fail := func(err error) (ocispec.Descriptor, []ocispec.Platform, error) {
 		return ocispec.Descriptor{}, nil, err
 	}
-	if s.remote == nil {
-		return fail(errs.NotImplemented.Errorf("this engine talks to no registries"))
-	}
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return fail(errs.Invalid.Wrap(err))
-	}
-	named = reference.TagNameOnly(named)
-	repo, err := s.remote.Repository(named, a)
+	repo, m, err := s.remoteManifest(ctx, ref, a)
 	if err != nil {
 		return fail(err)
-	}
-	what := ""
-	switch r := named.(type) {
-	case reference.Digested:
-		what = r.Digest().String()
-	case reference.Tagged:
-		what = r.Tag()
-	}
-	m, err := repo.Manifest(ctx, what)
-	if err != nil {
-		return fail((&pull{s: s, repo: repo}).explain(ctx, named, err))
 	}
 	var platforms []ocispec.Platform
 	if isIndex(m.MediaType, m.Data) {
@@ -66,6 +47,37 @@ func (s *Service) Distribution(ctx context.Context, ref string, a remote.Access)
 		return fail(errs.Invalid.Errorf("read image config %s: %w", parsed.Config.Digest, err))
 	}
 	return m.Descriptor, []ocispec.Platform{config.Platform}, nil
+}
+
+// Manifest gets the index or manifest that a reference leads to in its registry, as it is there. Nothing is kept.
+func (s *Service) Manifest(ctx context.Context, ref string, a remote.Access) (ocispec.Descriptor, []byte, error) {
+	_, m, err := s.remoteManifest(ctx, ref, a)
+	return m.Descriptor, m.Data, err
+}
+
+func (s *Service) remoteManifest(ctx context.Context, ref string, a remote.Access) (repo *remote.Repository, m remote.Manifest, err error) {
+	if s.remote == nil {
+		return nil, m, errs.NotImplemented.Errorf("this engine talks to no registries")
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, m, errs.Invalid.Wrap(err)
+	}
+	named = reference.TagNameOnly(named)
+	if repo, err = s.remote.Repository(named, a); err != nil {
+		return nil, m, err
+	}
+	what := ""
+	switch r := named.(type) {
+	case reference.Digested:
+		what = r.Digest().String()
+	case reference.Tagged:
+		what = r.Tag()
+	}
+	if m, err = repo.Manifest(ctx, what); err != nil {
+		return nil, m, (&pull{s: s, repo: repo}).explain(ctx, named, err)
+	}
+	return repo, m, nil
 }
 
 // IsNameOnly reports whether a reference names neither tag nor digest.

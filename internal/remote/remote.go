@@ -14,7 +14,11 @@ package remote
 import (
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,6 +104,26 @@ func (c *Client) Configure(cfg Config) error {
 	clear(c.schemes)
 	clear(c.dead)
 	return nil
+}
+
+// Configured is what the configuration says, for whoever shows it.
+type Configured struct {
+	Networks []netip.Prefix      // whose hosts are insecure
+	Insecure []string            // hosts
+	Mirrors  map[string][]string // URLs, with a slash at the end, by host
+}
+
+// Configured returns what counts now.
+func (c *Client) Configured() Configured {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := Configured{Networks: slices.Clone(c.cfg.networks), Insecure: slices.Sorted(maps.Keys(c.cfg.insecure)), Mirrors: map[string][]string{}}
+	for host, list := range c.cfg.mirrors {
+		for _, u := range list {
+			out.Mirrors[host] = append(out.Mirrors[host], strings.TrimRight(u.String(), "/")+"/")
+		}
+	}
+	return out
 }
 
 // Close closes idle connections.

@@ -17,10 +17,12 @@ type message struct {
 }
 
 // ShowProgress prints a stream of JSON messages as they come: on a terminal each ID has a line that is rewritten, elsewhere
-// every new status is a line. aux is called with what the engine says for programs. An error in the stream is returned.
+// every new status is a line. Below the lines of a terminal stands the total. aux is called with what the engine says for programs. An error in the stream is returned.
 func ShowProgress(w io.Writer, terminal bool, r io.Reader, aux func(json.RawMessage)) error {
 	dec := json.NewDecoder(r)
 	line := map[string]int{} // the line of an ID, counted from the first
+	all := newTotal()
+	defer all.clear(w)
 	for {
 		var m message
 		if err := dec.Decode(&m); err == io.EOF {
@@ -49,6 +51,7 @@ func ShowProgress(w io.Writer, terminal bool, r io.Reader, aux func(json.RawMess
 			}
 			continue
 		}
+		all.clear(w)
 		if m.ID == "" || m.Progress == nil && len(line) == 0 {
 			fmt.Fprintf(w, "%s%s\r\n", label(m.ID), m.Status)
 			line = map[string]int{} // what comes now is below it
@@ -66,6 +69,12 @@ func ShowProgress(w io.Writer, terminal bool, r io.Reader, aux func(json.RawMess
 			fmt.Fprint(w, " "+bar)
 		}
 		fmt.Fprintf(w, "\r\x1b[%dB", up)
+		var p jsonstream.Progress
+		if m.Progress != nil {
+			p = *m.Progress
+		}
+		all.note(m.ID, m.Status, p.Current, p.Total)
+		all.draw(w)
 	}
 }
 

@@ -2,16 +2,13 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/credentials"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -20,45 +17,24 @@ var Pull = &command.Command{
 	Name: "pull", Top: "pull", Args: "[OPTIONS] NAME[:TAG|@DIGEST]", Short: "Get an image from a registry",
 	Min: 1, Max: 1,
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
-		all := fs.BoolP("all-tags", "a", false, "All tags of the repository")
-		quiet := fs.BoolP("quiet", "q", false, "Only the name in the end")
-		platform := fs.String("platform", "", "The image for this platform, os/arch[/variant]")
-		insecure := fs.Bool("insecure", false, "Plain HTTP will do, and any certificate")
-		fs.Bool("disable-content-trust", true, "Accepted for Docker's sake: nothing is signed so any more")
-		fs.Lookup("disable-content-trust").Hidden = true
+		f := newRegistryFlags(fs, "The image for this platform, os/arch[/variant]")
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			repo, tag, err := parse.Reference(args[0])
+			repo, tag, err := f.target(env, args[0])
 			if err != nil {
 				return err
 			}
-			named := tagged(args[0])
-			if *all && named {
-				return errors.New("tag can't be used with --all-tags/-a")
-			}
-			if *all {
-				tag = ""
-			} else if !named && !*quiet {
-				fmt.Fprintln(env.IO.Out, "Using default tag: latest")
-			}
-			if *platform == "" {
-				*platform = env.Getenv("DOCKER_DEFAULT_PLATFORM")
+			if *f.platform == "" {
+				*f.platform = env.Getenv("DOCKER_DEFAULT_PLATFORM")
 			}
 			c, err := env.Client()
 			if err != nil {
 				return err
 			}
-			resp, err := c.ImagePull(ctx, client.PullOptions{
-				Repo: repo, Tag: tag, Platform: *platform, Insecure: *insecure, Auth: credentials.Header(ctx, env, credentials.Host(repo)),
-			})
+			resp, err := c.ImagePull(ctx, client.PullOptions{Repo: repo, Tag: tag, Platform: *f.platform, Insecure: *f.insecure, Auth: auth(ctx, env, repo)})
 			if err != nil {
 				return err
 			}
-			defer resp.Body.Close()
-			var out io.Writer = env.IO.Out
-			if *quiet {
-				out = io.Discard
-			}
-			if err := ShowProgress(out, env.IO.OutIsTerminal() && !*quiet, resp.Body, nil); err != nil {
+			if err := f.show(env, resp, nil); err != nil {
 				return err
 			}
 			fmt.Fprintln(env.IO.Out, canonical(repo, tag))

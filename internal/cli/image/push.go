@@ -3,14 +3,11 @@ package image
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/credentials"
 	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
@@ -20,29 +17,15 @@ var Push = &command.Command{
 	Name: "push", Top: "push", Args: "[OPTIONS] NAME[:TAG]", Short: "Send an image to a registry",
 	Min: 1, Max: 1,
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
-		all := fs.BoolP("all-tags", "a", false, "All tags of the repository")
-		quiet := fs.BoolP("quiet", "q", false, "Only the name in the end")
-		platform := fs.String("platform", "", "Only the image for this platform, os/arch[/variant]")
-		insecure := fs.Bool("insecure", false, "Plain HTTP will do, and any certificate")
-		fs.Bool("disable-content-trust", true, "Accepted for Docker's sake: nothing is signed so any more")
-		fs.Lookup("disable-content-trust").Hidden = true
+		f := newRegistryFlags(fs, "Only the image for this platform, os/arch[/variant]")
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			repo, tag, err := parse.Reference(args[0])
+			repo, tag, err := f.target(env, args[0])
 			if err != nil {
 				return err
 			}
-			named := tagged(args[0])
-			switch {
-			case *all && named:
-				return errors.New("tag can't be used with --all-tags/-a")
-			case *all:
-				tag = ""
-			case !named && !*quiet:
-				fmt.Fprintln(env.IO.Out, "Using default tag: latest")
-			}
-			o := client.PushOptions{Repo: repo, Tag: tag, Insecure: *insecure, Auth: credentials.Header(ctx, env, credentials.Host(repo))}
-			if *platform != "" {
-				if o.Platform, err = parse.Platform(*platform); err != nil {
+			o := client.PushOptions{Repo: repo, Tag: tag, Insecure: *f.insecure, Auth: auth(ctx, env, repo)}
+			if *f.platform != "" {
+				if o.Platform, err = parse.Platform(*f.platform); err != nil {
 					return err
 				}
 			}
@@ -54,13 +37,8 @@ var Push = &command.Command{
 			if err != nil {
 				return err
 			}
-			defer resp.Body.Close()
-			var out io.Writer = env.IO.Out
-			if *quiet {
-				out = io.Discard
-			}
 			var notes []string
-			err = ShowProgress(out, env.IO.OutIsTerminal() && !*quiet, resp.Body, func(raw json.RawMessage) {
+			err = f.show(env, resp, func(raw json.RawMessage) {
 				if n := note(raw); n != "" {
 					notes = append(notes, n)
 				}
@@ -68,7 +46,7 @@ var Push = &command.Command{
 			for _, n := range notes {
 				fmt.Fprintln(env.IO.Err, n)
 			}
-			if err == nil && *quiet {
+			if err == nil && *f.quiet {
 				fmt.Fprintln(env.IO.Out, canonical(repo, tag))
 			}
 			return err
