@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,23 @@ import (
 	"gantry/internal/runtime/spec"
 )
 
-// Start forks and execs path as syscall.ForkExec does, in cg, and returns the pid. attr.Sys.CgroupFD is set here.
-// A limit of processes that comes late (spec.Cgroup.LatePids) is left to the caller.
-func Start(path string, argv []string, attr *syscall.ProcAttr, cg *spec.Cgroup) (pid int, err error) {
+// Start forks and execs the program that is open as fd program, as syscall.ForkExec does, in cg, and returns the pid.
+// attr.Sys.CgroupFD is set here. The program's fd must be beyond those that attr.Files makes in the child. A limit of
+// processes that comes late (spec.Cgroup.LatePids) is left to the caller.
+func Start(program int, argv []string, attr *syscall.ProcAttr, cg *spec.Cgroup) (pid int, err error) {
+	// In the child ForkExec moves what is in its way to just above the highest of Files. Were the program there, what is
+	// executed would be a pipe or a socket ("permission denied"): one of Files must lie above it.
+	files, last := slices.Clone(attr.Files), len(attr.Files)-1
+	above, err := unix.FcntlInt(files[last], unix.F_DUPFD_CLOEXEC, program+1)
+	if err != nil {
+		return 0, fmt.Errorf("fork: %w", err)
+	}
+	defer unix.Close(above)
+	files[last] = uintptr(above)
+	child := *attr
+	child.Files = files
+	attr = &child
+	path := fmt.Sprintf("/proc/self/fd/%d", program)
 	if cg.Unified != "" {
 		fd, err := unix.Open(cg.Unified, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {

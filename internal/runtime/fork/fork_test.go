@@ -54,7 +54,7 @@ func TestStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	pid, err := Start("/bin/cat", []string{"cat", "/proc/self/cgroup"},
+	pid, err := Start(program(t, "/bin/cat", 64), []string{"cat", "/proc/self/cgroup"},
 		&syscall.ProcAttr{Env: []string{}, Files: []uintptr{0, w.Fd(), 2}, Sys: &syscall.SysProcAttr{}}, &cg)
 	w.Close()
 	if err != nil {
@@ -68,6 +68,47 @@ func TestStart(t *testing.T) {
 	}
 	if b, err := os.ReadFile(dir + "/tasks"); err == nil && len(b) > 0 {
 		t.Errorf("left in the cgroup: %s", b)
+	}
+}
+
+// program opens a file as fd number at.
+func program(t *testing.T, path string, at int) int {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Dup3(int(f.Fd()), at, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(at) })
+	return at
+}
+
+// ForkExec moves its own pipe, and those of Files that are in its way, to the numbers behind the highest of Files. That is where the
+// program may be, if all numbers below are taken for a moment.
+func TestStartWithTheProgramBehindTheHighestFile(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	const highest = 2000 // beyond whatever the test has open
+	if err := unix.Dup3(int(null.Fd()), highest, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(highest)
+	for behind := 1; behind <= 3; behind++ {
+		pid, err := Start(program(t, "/bin/true", highest+behind), []string{"true"},
+			&syscall.ProcAttr{Env: []string{}, Files: []uintptr{1, 0, highest}, Sys: &syscall.SysProcAttr{}}, &spec.Cgroup{})
+		if err != nil {
+			t.Fatalf("%d behind it: %v", behind, err)
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status != 0 {
+			t.Errorf("%d behind it: %v, %v", behind, status, err)
+		}
 	}
 }
 

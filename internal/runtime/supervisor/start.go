@@ -51,7 +51,7 @@ func Start(ctx context.Context, opts Options) error {
 		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 	}
 	defer unix.Close(exe)
-	pid, err := fork.Start(fmt.Sprintf("/proc/self/fd/%d", exe),
+	pid, err := fork.Start(exe,
 		[]string{"gantry-supervisor", "-exec-root", opts.ExecRoot, "-build", opts.Build},
 		&syscall.ProcAttr{
 			Dir:   "/",

@@ -176,7 +176,7 @@ func (b *birth) run() (*spec.Failure, error) {
 			attr.Sys.GidMappingsEnableSetgroups = true
 		}
 	}
-	pid, err := fork.Start("/proc/self/fd/"+strconv.Itoa(s.conf.Init), []string{"gantry-init", b.mode}, attr, &l.Cgroup)
+	pid, err := fork.Start(s.conf.Init, []string{"gantry-init", b.mode}, attr, &l.Cgroup)
 	unix.Close(pair[1])
 	if b.mode != spec.ModeInit {
 		b.between = pidfd

@@ -105,7 +105,7 @@ func (s *Server) upgrade(c *conn, program, init int, build string) error {
 	}
 	defer unix.Close(exe)
 	path := "/proc/self/fd/" + strconv.Itoa(exe)
-	if err := check(path, memfd); err != nil {
+	if err := check(exe, memfd); err != nil {
 		return err
 	}
 	fds = append(fds, memfd, init)
@@ -135,7 +135,7 @@ func cloexec(fd int, on bool) {
 }
 
 // check runs the new program once, to see that it is one and understands what is left to it: after execve(2) there is no way back.
-func check(path string, memfd int) error {
+func check(program, memfd int) error {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func check(path string, memfd int) error {
 	defer unix.Close(null)
 	pidfd := -1
 	n := uintptr(null)
-	pid, err := fork.Start(path, []string{"gantry-supervisor", "-check", "-state", "3"},
+	pid, err := fork.Start(program, []string{"gantry-supervisor", "-check", "-state", "3"},
 		&syscall.ProcAttr{Dir: "/", Env: []string{}, Files: []uintptr{n, n, n, uintptr(memfd)}, Sys: &syscall.SysProcAttr{PidFD: &pidfd}}, &spec.Cgroup{})
 	if err != nil {
 		return errors.New("new program: " + err.Error())
