@@ -99,14 +99,22 @@ func (c *container) launch() error {
 		return err
 	}
 	parent := s.cgroupParent(&c.now)
+	plan := s.input(&c.now)
+	if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, logAttrs(c.now.HostConfig.LogConfig, c.now.Config)); err != nil {
+		return err
+	}
+	early, err := s.Builder.BuildLaunch(plan)
+	if err != nil {
+		return err
+	}
 	j, err := begin(s.journals(), intent{Op: opStart, ID: c.id, Parent: parent})
 	if err != nil {
 		return err
 	}
 	var (
-		plan  = s.input(&c.now)
 		l     = &live{Restarts: c.now.RestartCount}
 		group *cgroup.Group
+		birth = c.newBirth(early)
 	)
 	var net *Connection
 	defer func() {
@@ -116,21 +124,19 @@ func (c *container) launch() error {
 	}()
 	made := make(chan error, 1) // the cgroup's error, once
 	err = j.run([]step{
-		// A cgroup of version 1 is ten directories, each made under a lock of the whole machine: network and files are made meanwhile.
+		// A cgroup of version 1 is ten directories, each made under a lock of the whole machine, and init takes some milliseconds
+		// until it is there: both are begun now, while network and files are made.
 		{"cgroup", func() error {
 			go func() {
 				var err error
-				if group, err = s.Cgroups.Create(parent, c.id, res); err == nil {
-					plan.Cgroup = joinOf(group, s.Home)
-					l.Cgroup = Cgroup{Dirs: group.Dirs(), Join: plan.Cgroup}
-					l.Cgroup.Join.PidsMaxFile, l.Cgroup.Join.PidsMax = "", "" // for execs: the limit is in place then
-				}
+				group, err = s.Cgroups.CreateFor(parent, c.id, res, func(g *cgroup.Group) { birth.begin(joinOf(g, s.Home)) })
 				made <- err
 				close(made)
 			}()
 			return nil
 		}, func() {
 			<-made
+			birth.giveUp()
 			s.removeCgroup(c.id, parent, l.Cgroup.Dirs)
 		}},
 		{"network", func() (err error) {
@@ -146,16 +152,19 @@ func (c *container) launch() error {
 			if err := makeSources(c.now.Mounts); err != nil {
 				return err
 			}
-			if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, logAttrs(c.now.HostConfig.LogConfig, c.now.Config)); err != nil {
-				return err
-			}
 			if plan.Files, err = c.writeFiles(net); err != nil {
 				return err
 			}
-			return <-made
+			if err := <-made; err != nil {
+				return err
+			}
+			plan.Cgroup = joinOf(group, s.Home)
+			l.Cgroup = Cgroup{Dirs: group.Dirs(), Join: plan.Cgroup}
+			l.Cgroup.Join.PidsMaxFile, l.Cgroup.Join.PidsMax = "", "" // for execs: the limit is in place then
+			return nil
 		}, nil}, // what it wrote is part of the container's directory
 		{"launch", func() error {
-			p, err := c.fork(plan, group)
+			p, err := birth.finish(plan, group)
 			if err == nil {
 				l.Pid, l.StartTime, l.Started = p.Pid, p.StartTime, p.Started
 			}
@@ -177,46 +186,6 @@ func (c *container) launch() error {
 func (s *Service) input(snap *Snapshot) *runtime.Input {
 	return &runtime.Input{ID: snap.ID, Config: snap.Config, HostConfig: snap.HostConfig, Path: snap.Path, Args: snap.Args, Mounts: snap.Mounts,
 		Target: filepath.Join(snap.Dir, "rootfs"), Ulimits: s.Defaults.Ulimits, Init: s.Defaults.Init, Of: s.processOf}
-}
-
-// fork launches the process with those attached who came before it.
-func (c *container) fork(plan *runtime.Input, group *cgroup.Group) (*supervisor.Process, error) {
-	s := c.s
-	l, init, warnings, err := s.Builder.Build(plan)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range warnings {
-		s.Log.Debug(w, "container", c.id)
-	}
-	c.behind.Wait()
-	early := c.takeEarly()
-	p, err := s.Processes.Launch(s.ctx, l, init, len(early) > 0)
-	if errors.Is(err, supervisor.ErrGone) {
-		// It died under the launch. Whether there is a process now is not known: what is in the cgroup goes.
-		if err := group.Kill(); err != nil {
-			return nil, err
-		}
-		p, err = s.Processes.Launch(s.ctx, l, init, len(early) > 0)
-	}
-	if err != nil {
-		for _, a := range early {
-			a.finish(nil)
-		}
-		return nil, err
-	}
-	if len(early) > 0 {
-		// Whoever asked for the start need not wait for this; who is attached does, and the end of the process.
-		c.asking(func() {
-			for _, a := range early {
-				a.join(s.ctx, s.Processes, c.id)
-			}
-			if err := s.Processes.Resume(s.ctx, c.id); err != nil && !errs.NotFound.Is(err) {
-				s.Log.Warn("the output of a new container is held up", "container", c.id, "err", err)
-			}
-		})
-	}
-	return p, nil
 }
 
 // running makes the container one that runs as l says.

@@ -77,6 +77,34 @@ func (in *Input) userns() bool {
 	return len(in.UIDMaps) > 0 && !in.HostConfig.UsernsMode.IsHost()
 }
 
+// BuildLaunch makes the outer half alone, which needs neither the root file system nor the network, nor that the cgroup is
+// there: the launch can begin before.
+func (b *Builder) BuildLaunch(in *Input) (*spec.Launch, error) {
+	ns, err := namespaces(in)
+	if err != nil {
+		return nil, err
+	}
+	return launch(in, ns), nil
+}
+
+func launch(in *Input, ns *spaces) *spec.Launch {
+	l := &spec.Launch{
+		ID:     in.ID,
+		Clone:  ns.clone,
+		Cgroup: in.Cgroup,
+		Stdio: spec.Stdio{
+			Terminal: in.Config.Tty, OpenStdin: in.Config.OpenStdin,
+			Height: uint16(in.HostConfig.ConsoleSize[0]), Width: uint16(in.HostConfig.ConsoleSize[1]),
+		},
+		Log:     in.Log,
+		JoinPID: ns.joinPID,
+	}
+	if in.userns() {
+		l.UIDMaps, l.GIDMaps = in.UIDMaps, in.GIDMaps
+	}
+	return l
+}
+
 // Build makes the container's first process. The warnings are for the user, in words like Docker's. Errors
 // that are the configuration's fault are errs.Invalid.
 func (b *Builder) Build(in *Input) (*spec.Launch, *spec.Init, []string, error) {
@@ -141,21 +169,7 @@ func (b *Builder) Build(in *Input) (*spec.Launch, *spec.Init, []string, error) {
 		Terminal:        in.Config.Tty,
 		AwaitPids:       in.Cgroup.LatePids(),
 	}
-	launch := &spec.Launch{
-		ID:     in.ID,
-		Clone:  ns.clone,
-		Cgroup: in.Cgroup,
-		Stdio: spec.Stdio{
-			Terminal: in.Config.Tty, OpenStdin: in.Config.OpenStdin,
-			Height: uint16(h.ConsoleSize[0]), Width: uint16(h.ConsoleSize[1]),
-		},
-		Log:     in.Log,
-		JoinPID: ns.joinPID,
-	}
-	if in.userns() {
-		launch.UIDMaps, launch.GIDMaps = in.UIDMaps, in.GIDMaps
-	}
-	return launch, init, warnings, nil
+	return launch(in, ns), init, warnings, nil
 }
 
 // Exec is one more process for a running container.

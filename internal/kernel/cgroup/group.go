@@ -25,7 +25,7 @@ type Group struct {
 	// Warnings says, in Docker's words, which limits the host could not set when the group was made.
 	Warnings []string
 
-	pidsMax string // for Join, what version 1, and a low limit on version 2, has written after the fork
+	pidsMax string // for Join: a limit that is too low to be set already
 }
 
 // Join tells how to fork a process into a group. It has the fields of spec.Cgroup, so that one converts to the
@@ -34,7 +34,7 @@ type Join struct {
 	Unified     string   // the cgroup2 directory, for CLONE_INTO_CGROUP
 	Tasks       []string // version 1 `tasks` files, into which the forking thread writes "0"
 	Home        []string // the `tasks` files that bring it back
-	PidsMaxFile string   // to be written after the fork, for before it the forking thread would count
+	PidsMaxFile string   // to be written when init is about to exec: its own threads need more
 	PidsMax     string
 }
 
@@ -45,17 +45,38 @@ type Join struct {
 // parent is Docker's --cgroup-parent with its cgroupfs driver: with a leading slash it counts from the top of
 // every hierarchy; without, from the group of this process. "" is [DefaultParent].
 func (h *Host) Create(parent, id string, r Resources) (*Group, error) {
+	return h.CreateFor(parent, id, r, func(*Group) {})
+}
+
+// CreateFor is Create that calls born as soon as a process can be born into the group's cgroup2 directory as its Join says, before
+// any limit is set: what starts there must not go on to anything of the container's until CreateFor has returned. If it fails
+// after that, the directory in which something was born is the caller's to empty and remove.
+func (h *Host) CreateFor(parent, id string, r Resources, born func(*Group)) (*Group, error) {
 	r, warnings, err := h.Check(r)
 	if err != nil {
 		return nil, err
 	}
-	g, err := h.make(parent, id, false)
+	g, err := h.Open(parent, id)
 	if err != nil {
-		return nil, fmt.Errorf("create cgroup: %w", err)
+		return nil, err
 	}
 	g.Warnings = warnings
-	if err := g.limit(r); err != nil {
-		_ = g.Remove()
+	if _, ok := h.where["pids"]; ok && r.PidsLimit > 0 && r.PidsLimit < lowPids {
+		g.pidsMax = numOrMax(r.PidsLimit)
+	}
+	called := false
+	err = h.make(g, parent, false, func() {
+		if !called { // make may begin anew
+			called = true
+			born(g)
+		}
+	})
+	if err == nil {
+		if err = g.limit(r); err != nil {
+			_ = g.remove(0)
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("create cgroup: %w", err)
 	}
 	return g, nil
@@ -64,8 +85,12 @@ func (h *Host) Create(parent, id string, r Resources) (*Group, error) {
 // CreatePlain makes a group without limits or device filter, for Gantry's own processes; name is a path as
 // Create's parent. A group that exists is returned as it is.
 func (h *Host) CreatePlain(name string) (*Group, error) {
-	g, err := h.make(path.Dir(name), path.Base(name), true)
+	parent := path.Dir(name)
+	g, err := h.Open(parent, path.Base(name))
 	if err != nil {
+		return nil, err
+	}
+	if err := h.make(g, parent, true, func() {}); err != nil {
 		return nil, fmt.Errorf("create cgroup: %w", err)
 	}
 	return g, nil
@@ -147,8 +172,7 @@ func (g *Group) Path(controller string) string {
 }
 
 // Join returns what a supervisor, itself in home, needs to fork a process into g. PidsMax is only set on
-// the Group that Create returned: a process that is added later (an exec) finds the limit in place. On version 1 the
-// forking thread is then one of the group's pids for a moment.
+// the Group that Create returned: a process that is added later (an exec) finds the limit in place.
 func (g *Group) Join(home *Group) Join {
 	var j Join
 	for i, t := range g.host.trees {
@@ -202,39 +226,36 @@ func (h *Host) locate(parent string) (dirs []string, err error) {
 	return dirs, nil
 }
 
-// make makes the directories of a group. keep says that one that exists is as good.
-func (h *Host) make(parent, id string, keep bool) (*Group, error) {
-	g, err := h.Open(parent, id)
-	if err != nil {
-		return nil, err
-	}
+// make makes the directories of g, which is below parent. keep says that one that exists is as good. born is called when the one of
+// version 2 is there, or is not to be.
+func (h *Host) make(g *Group, parent string, keep bool, born func()) error {
 	if parent == "" {
 		parent = DefaultParent
 	}
 	if err := h.prepare(parent); err != nil {
-		return nil, err
+		return err
 	}
-	err = g.mkdirs(keep)
+	err := g.mkdirs(keep, born)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Someone removed the parent since it was prepared.
 		h.forget(parent)
 		if err = h.prepare(parent); err == nil {
-			err = g.mkdirs(keep)
+			err = g.mkdirs(keep, born)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := g.fillCpuset(parent); err != nil {
 		if !keep {
 			_ = g.remove(0)
 		}
-		return nil, err
+		return err
 	}
-	return g, nil
+	return nil
 }
 
-func (g *Group) mkdirs(keep bool) (err error) {
+func (g *Group) mkdirs(keep bool, born func()) (err error) {
 	made := make([]string, 0, len(g.dirs))
 	defer func() {
 		if err != nil {
@@ -243,21 +264,36 @@ func (g *Group) mkdirs(keep bool) (err error) {
 			}
 		}
 	}()
-	for _, d := range g.dirs {
+	mk := func(d string) error {
 		err := mkdir(d)
 		if errors.Is(err, fs.ErrExist) {
 			if keep {
-				continue
+				return nil
 			}
 			if rmErr := removeTree(d); rmErr != nil {
 				return errs.Conflict.Errorf("cgroup %s exists and is in use: %w", d, rmErr)
 			}
 			err = mkdir(d)
 		}
-		if err != nil {
+		if err == nil {
+			made = append(made, d)
+		}
+		return err
+	}
+	unified := g.host.unified
+	if unified >= 0 {
+		if err := mk(g.dirs[unified]); err != nil {
 			return err
 		}
-		made = append(made, d)
+	}
+	born()
+	for i, d := range g.dirs {
+		if i == unified {
+			continue
+		}
+		if err := mk(d); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -296,11 +332,9 @@ const lowPids = 32
 
 func (g *Group) apply(r Resources, update bool) error {
 	var again []write
-	// A very low limit of processes is set once init is about to exec: its own threads need more.
-	late := g.host.kind == V2 && !update && r.PidsLimit > 0 && r.PidsLimit < lowPids
+	late := g.pidsMax != "" && !update
 	for _, w := range g.host.plan(r) {
 		if late && w.file == "pids.max" {
-			g.pidsMax = numOrMax(r.PidsLimit)
 			continue
 		}
 		err := g.write(&w)
@@ -316,16 +350,8 @@ func (g *Group) apply(r Resources, update bool) error {
 			return err
 		}
 	}
-	if r.PidsLimit != 0 && g.host.kind != V2 {
-		v := numOrMax(r.PidsLimit)
-		if _, ok := g.host.where["pids"]; !ok {
-			return nil
-		}
-		if !update {
-			g.pidsMax = v
-			return nil
-		}
-		return writeFile(g.Path("pids")+"/pids.max", v)
+	if _, ok := g.host.where["pids"]; ok && !late && r.PidsLimit != 0 && g.host.kind != V2 {
+		return writeFile(g.Path("pids")+"/pids.max", numOrMax(r.PidsLimit))
 	}
 	return nil
 }

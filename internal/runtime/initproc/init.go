@@ -41,7 +41,7 @@ func Main(args []string) {
 		failed("init", errors.New("no mode")).(*failure).send()
 		return
 	}
-	payload, err := readPayload()
+	payload, err := awaitPayload()
 	if err == nil {
 		switch args[1] {
 		case spec.ModeInit:
@@ -58,31 +58,6 @@ func Main(args []string) {
 		}
 	}
 	failed("init", err).(*failure).send()
-}
-
-// maxPayload bounds the payload, in bytes; 2 MiB of arguments and environment are execve(2)'s own limit.
-const maxPayload = 16 << 20
-
-func readPayload() ([]byte, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(spec.FdPayload, &st); err != nil {
-		return nil, err
-	}
-	if st.Size > maxPayload {
-		return nil, unix.EFBIG
-	}
-	b := make([]byte, st.Size)
-	for n := 0; n < len(b); {
-		m, err := unix.Pread(spec.FdPayload, b[n:], int64(n))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || m == 0 {
-			return nil, errors.Join(err, errSyntax)
-		}
-		n += m
-	}
-	return b, nil
 }
 
 // launch is a container being started.

@@ -7,11 +7,17 @@ package spec
 //
 //	0, 1, 2  the process's stdio: pipes, or /dev/null; with a terminal all three are /dev/null, and init
 //	         puts the pty's slave there
-//	3        the payload: a sealed memfd, JSON of Init (modes init, join) or Exec (mode exec), read from offset 0
+//	3        the payload: a sealed memfd, JSON of Init (modes init, join) or Exec (mode exec), read from offset 0; or a socket
+//	         (SOCK_SEQPACKET) by which it comes, when everything that the process needs is there
 //	4        the status socket: one end of a SOCK_SEQPACKET socketpair; init makes it close-on-exec
 //	         It is born with SIGCHLD as exit signal and without setsid(2). Pipes belong to root: init gives those among
 //	         0 to 2 to the user of the process (fchown(2)), or /dev/stdout could not be opened by it.
 //	5        modes join and exec only: a pidfd, whose start time has been checked, of the process to join
+//
+// Init's own start takes longer than all the engine does for a container meanwhile, so a launch begins before the payload is made.
+// The socket then carries one packet of at most TasksMax bytes: the paths of the version 1 `tasks` files of the
+// process's cgroups, each with a newline behind it, which init enters before anything else, and by SCM_RIGHTS the memfd. End of file
+// instead means that the engine has given up, or died: init fails.
 //
 // Modes:
 //
@@ -58,4 +64,6 @@ const (
 	StatusOK   = "ok" // the supervisor's answer to StatusPty, and with Exec.AwaitPids to StatusExec
 	StatusExec = "exec"
 	StatusMax  = 16 << 10
+
+	TasksMax = 32 << 10
 )

@@ -52,9 +52,11 @@ type IDMap struct {
 
 // Cgroup says where the process is born. All paths are absolute and exist.
 type Cgroup struct {
-	Unified string   `json:"unified,omitempty"` // the cgroup v2 directory, entered by CLONE_INTO_CGROUP
-	Tasks   []string `json:"tasks,omitempty"`   // the v1 `tasks` files, into which the forking thread writes "0"
-	Home    []string `json:"home,omitempty"`    // the supervisor's own `tasks` files, to move the thread back
+	Unified string `json:"unified,omitempty"` // the cgroup v2 directory, entered by CLONE_INTO_CGROUP
+	// Tasks are the v1 `tasks` files. Init enters them itself, where the payload comes by a socket; else the forking thread writes
+	// "0" into them, and into those of Home, the supervisor's own, to come back.
+	Tasks []string `json:"tasks,omitempty"`
+	Home  []string `json:"home,omitempty"`
 	// PidsMax is written after the fork, as PidsMaxFile's content: before it, it would count the forking thread.
 	PidsMaxFile string `json:"pids_max_file,omitempty"`
 	PidsMax     string `json:"pids_max,omitempty"`

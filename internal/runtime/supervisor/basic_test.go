@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
 )
 
@@ -285,4 +287,50 @@ func TestLaunchTimeout(t *testing.T) {
 	if e := h.wait("hung"); e.Code != 3 {
 		t.Errorf("%+v", e)
 	}
+}
+
+// Init waits while its payload is made; if it cannot be made, nothing is left of the launch, and the ID is free.
+func TestALaunchThatIsGivenUp(t *testing.T) {
+	h := newHouse(t)
+	l := &spec.Launch{ID: "given-up", Log: spec.Log{Driver: "none"}}
+	sorry := errors.New("no root file system")
+	_, err := h.Launch(context.Background(), l, func() (any, error) {
+		for end := time.Now().Add(30 * time.Second); len(h.waiting()) == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Error("init is not started before it is told what for")
+				break
+			}
+		}
+		return nil, sorry
+	}, false)
+	if !errors.Is(err, sorry) {
+		t.Fatalf("the launch says: %v", err)
+	}
+	if pids := h.waiting(); len(pids) != 0 {
+		t.Errorf("left behind: %v", pids)
+	}
+	h.mustLaunch("given-up", options{}, "/bin/true")
+	h.wait("given-up")
+}
+
+// waiting lists the supervisor's children that have not become programs of their own.
+func (h *house) waiting() (pids []string) {
+	h.t.Helper()
+	hello, err := h.Hello(context.Background())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, f := range all {
+		stat, _ := os.ReadFile(f)
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		cmd, _ := os.ReadFile(filepath.Dir(f) + "/cmdline")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(hello.Pid) && strings.HasPrefix(string(cmd), "gantry-init\x00") {
+			pids = append(pids, filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return pids
 }

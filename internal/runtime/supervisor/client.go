@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -212,22 +213,46 @@ type LaunchOptions struct {
 	Paused bool // see Request.Paused
 }
 
-// Launch starts a process; payload is a spec.Init or spec.Exec, or its JSON as []byte. It returns when the program
-// runs, with the process's fds by name (protocol.FdPid, …), which the caller owns. If the program could not be run the error is a *LaunchError.
-func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts LaunchOptions) (*Process, map[string]int, error) {
-	raw, ok := payload.([]byte)
-	if !ok {
-		var err error
-		if raw, err = json.Marshal(payload); err != nil {
+// Payload returns what init is told: a spec.Init or spec.Exec, or its JSON as []byte. It may take its time: init is
+// started meanwhile. With its error, which Launch returns, the start is given up.
+type Payload func() (any, error)
+
+// Ready is the Payload that is v.
+func Ready(v any) Payload { return func() (any, error) { return v, nil } }
+
+// Launch starts a process. It returns when the program runs, with the process's fds by name (protocol.FdPid, …), which the
+// caller owns. If the program could not be run the error is a *LaunchError. It does not return before payload does.
+func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload Payload, opts LaunchOptions) (*Process, map[string]int, error) {
+	var fd int
+	var given <-chan error
+	// In a user namespace init could not write into the host's cgroup files: there the supervisor moves itself, when all of them are there.
+	if c.version < 2 || l.Clone&unix.CLONE_NEWUSER != 0 {
+		f, err := payloadFile(payload)
+		if err != nil {
 			return nil, nil, err
 		}
+		defer f.Close()
+		fd = int(f.Fd())
+		none := make(chan error)
+		close(none)
+		given = none
+	} else {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, nil, os.NewSyscallError("socketpair", err)
+		}
+		defer unix.Close(pair[1])
+		fd = pair[1]
+		given = give(pair[0], payload, l.Cgroup.Tasks)
+		outer := *l
+		outer.Cgroup.Tasks, outer.Cgroup.Home = nil, nil
+		l = &outer
 	}
-	f, err := Memfd("gantry-init-spec", raw, false)
-	if err != nil {
-		return nil, nil, err
+	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{protocol.FdInit}}, []int{fd})
+	if unable := <-given; unable != nil {
+		closeAll(fds)
+		return nil, nil, unable
 	}
-	defer f.Close()
-	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{protocol.FdInit}}, []int{int(f.Fd())})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -236,6 +261,49 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 		return nil, nil, errors.New("supervisor: a launch without a process")
 	}
 	return r.Process, fds, nil
+}
+
+// give sends the payload to init by sock, which it closes; what comes is why there was nothing to send.
+func give(sock int, payload Payload, tasks []string) <-chan error {
+	given := make(chan error, 1)
+	go func() {
+		defer close(given)
+		defer unix.Close(sock)
+		f, err := payloadFile(payload)
+		if err != nil {
+			given <- err
+			return
+		}
+		defer f.Close()
+		var paths strings.Builder
+		for _, t := range tasks {
+			paths.WriteString(t + "\n")
+		}
+		if paths.Len() > spec.TasksMax {
+			given <- errors.New("the paths of the cgroups are too long")
+			return
+		}
+		if paths.Len() == 0 {
+			paths.WriteString("\n") // SCM_RIGHTS want a byte to travel with
+		}
+		// Nobody may be there to take it: the launch's own reply says why.
+		_ = unix.Sendmsg(sock, []byte(paths.String()), unix.UnixRights(int(f.Fd())), nil, unix.MSG_NOSIGNAL)
+	}()
+	return given
+}
+
+func payloadFile(payload Payload) (*os.File, error) {
+	v, err := payload()
+	if err != nil {
+		return nil, err
+	}
+	raw, ok := v.([]byte)
+	if !ok {
+		if raw, err = json.Marshal(v); err != nil {
+			return nil, err
+		}
+	}
+	return Memfd("gantry-init-spec", raw, false)
 }
 
 // AdoptState gives the state memory of a supervisor that died to this one; it comes before the first Adopt.

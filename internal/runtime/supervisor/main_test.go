@@ -66,6 +66,16 @@ func fakeInit(mode string) {
 	unix.CloseOnExec(spec.FdStatus)
 	unix.CloseOnExec(spec.FdPayload)
 	var e spec.Exec
+	if _, err := unix.GetsockoptInt(spec.FdPayload, unix.SOL_SOCKET, unix.SO_TYPE); err == nil {
+		oob := make([]byte, unix.CmsgSpace(4))
+		n, oobn, _, _, err := unix.Recvmsg(spec.FdPayload, make([]byte, spec.TasksMax), oob, unix.MSG_CMSG_CLOEXEC)
+		if err != nil || n == 0 {
+			fail("payload", 125, fmt.Errorf("none: %v", err))
+		}
+		msgs, _ := unix.ParseSocketControlMessage(oob[:oobn])
+		fds, _ := unix.ParseUnixRights(&msgs[0])
+		unix.Dup3(fds[0], spec.FdPayload, unix.O_CLOEXEC)
+	}
 	payload := os.NewFile(spec.FdPayload, "payload")
 	if mode == spec.ModeExec {
 		if err := json.NewDecoder(payload).Decode(&e); err != nil {
@@ -266,7 +276,7 @@ func (h *house) launch(id string, o options, args ...string) (*supervisor.Proces
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return h.Launch(ctx, l, payload, o.paused)
+	return h.Launch(ctx, l, supervisor.Ready(payload), o.paused)
 }
 
 func (h *house) mustLaunch(id string, o options, args ...string) *supervisor.Process {

@@ -14,8 +14,8 @@ import (
 	"gantry/internal/runtime/spec"
 )
 
-// Version is the one spoken; the server accepts it and the one before.
-const Version = 1
+// Version is the one spoken; the server accepts it and the one before. 2: OpLaunch takes a socket for the payload.
+const Version = 2
 
 // SocketName is the name of the supervisor's socket in the exec-root, ExitsName that of the directory with
 // one file for each process that has ended and is not forgotten.
@@ -42,7 +42,7 @@ const FlagEnd = 1
 // Ops of a Request.
 const (
 	OpHello   = "hello"   // → Reply.Hello, fd "state"
-	OpLaunch  = "launch"  // Launch, Paused, fd "init" (a memfd with JSON of spec.Init or spec.Exec) → Process and its fds, or Failure
+	OpLaunch  = "launch"  // Launch, Paused, fd "init" (a memfd with JSON of spec.Init or spec.Exec, or a socket by which it comes) → Process and its fds, or Failure
 	OpAdopt   = "adopt"   // Process, fds as in Fds: take over a process whose supervisor died; first, without a Process, fd "state"
 	OpList    = "list"    // → Processes
 	OpSignal  = "signal"  // ID, Signal
@@ -139,7 +139,7 @@ const (
 
 // Names of fds in FdNames.
 const (
-	FdInit    = "init"    // OpLaunch: the payload; OpUpgrade: the new init program
+	FdInit    = "init"    // OpLaunch: the payload, or its socket; OpUpgrade: the new init program
 	FdProgram = "program" // OpUpgrade: the new supervisor program
 	FdSocket  = "socket"  // OpAttach: the socket with the frames
 
