@@ -322,14 +322,10 @@ func (s *Server) containerWait(c *call) error {
 		if !ok {
 			return nil
 		}
-		out := types.WaitResponse{StatusCode: int64(res.Code)}
-		if res.Err != nil {
-			if condition == types.WaitConditionRemoved && c.version < v(34) {
-				return nil // such clients know no Error: an empty reply is one
-			}
-			out.Error = &types.WaitExitError{Message: res.Err.Error()}
+		if res.Err != nil && condition == types.WaitConditionRemoved && c.version < v(34) {
+			return nil // such clients know no Error: an empty reply is one
 		}
-		_ = json.NewEncoder(c.w).Encode(out)
+		_ = json.NewEncoder(c.w).Encode(waitResponse(res))
 	case <-c.r.Context().Done():
 	}
 	return nil

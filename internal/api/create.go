@@ -13,6 +13,7 @@ import (
 
 	"gantry/internal/container"
 	"gantry/internal/errs"
+	"gantry/internal/runstream"
 )
 
 // containerCreate is POST /containers/create.
@@ -40,7 +41,11 @@ func (s *Server) containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(201, types.CreateResponse{ID: id, Warnings: orEmpty(append(more, warnings...))})
+	created := types.CreateResponse{ID: id, Warnings: orEmpty(append(more, warnings...))}
+	if run := c.r.Header.Get(runstream.Header); run != "" && c.r.ProtoMajor == 1 {
+		return s.run(c, run, created)
+	}
+	return c.reply(201, created)
 }
 
 // request makes of the body what the service wants.

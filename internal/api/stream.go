@@ -120,6 +120,17 @@ func (s *stream) closeWrite() {
 func (s *stream) pump(a *container.Attachment, multiplexed bool) {
 	// Without input and output nothing else would tell that the client is gone, for ever.
 	stop := s.watch(func() { a.Output.Close() })
+	input := s.copyIn(a)
+	s.copyOut(a, &framer{w: s.out, plain: !multiplexed})
+	a.Output.Close()   // lets go of a write to a process that does not read
+	if s.conn == nil { // the reply ends with the handler
+		return
+	}
+	s.finish(input, stop)
+}
+
+// copyIn feeds the process with what the client sends. The channel is closed at the end of that.
+func (s *stream) copyIn(a *container.Attachment) <-chan struct{} {
 	input := make(chan struct{})
 	go func() {
 		defer close(input)
@@ -134,24 +145,28 @@ func (s *stream) pump(a *container.Attachment, multiplexed bool) {
 		// socket does not turn the output's end into a reset at its side.
 		_, _ = io.Copy(io.Discard, s.in)
 	}()
-	f := framer{w: s.out, plain: !multiplexed}
+	return input
+}
+
+// copyOut hands the output on until it ends.
+func (s *stream) copyOut(a *container.Attachment, f *framer) {
 	for {
 		which, p, err := a.Output.Next()
 		if err != nil {
-			break
+			return
 		}
 		s.settle()
 		if f.write(which, p) != nil {
-			break
+			return
 		}
 		if s.flush != nil {
 			s.flush()
 		}
 	}
-	a.Output.Close()   // lets go of a write to a process that does not read
-	if s.conn == nil { // the reply ends with the handler
-		return
-	}
+}
+
+// finish closes a connection that was taken over: when the client has, or has not for long. input is copyIn's, stop ends the watch.
+func (s *stream) finish(input <-chan struct{}, stop func()) {
 	s.closeWrite()
 	_ = s.conn.SetReadDeadline(time.Now().Add(linger))
 	<-input

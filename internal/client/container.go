@@ -25,11 +25,15 @@ func setTrue(q url.Values, key string, on bool) {
 
 // ContainerCreate creates a container and returns its ID and the engine's warnings.
 func (c *Client) ContainerCreate(ctx context.Context, name, platform string, req container.CreateRequest) (out container.CreateResponse, err error) {
+	err = c.JSON(ctx, createRequest(name, platform, req), &out)
+	return out, err
+}
+
+func createRequest(name, platform string, req container.CreateRequest) Request {
 	q := url.Values{}
 	set(q, "name", name)
 	set(q, "platform", platform)
-	err = c.JSON(ctx, Request{Method: "POST", Path: "/containers/create", Query: q, Body: req}, &out)
-	return out, err
+	return Request{Method: "POST", Path: "/containers/create", Query: q, Body: req}
 }
 
 // ContainerStart starts a container.
@@ -156,18 +160,24 @@ type AttachOptions struct {
 }
 
 func attachRequest(id string, o AttachOptions) Request {
-	q := url.Values{"stream": {"1"}}
-	setTrue(q, "stdin", o.Stdin)
-	setTrue(q, "stdout", o.Stdout)
-	setTrue(q, "stderr", o.Stderr)
-	setTrue(q, "logs", o.Logs)
-	set(q, "detachKeys", o.DetachKeys)
+	q := attachQuery(o)
+	q.Set("stream", "1")
 	return Request{Method: "POST", Path: "/containers/" + esc(id) + "/attach", Query: q}
 }
 
 // ContainerAttach joins a container's streams.
 func (c *Client) ContainerAttach(ctx context.Context, id string, o AttachOptions) (*Stream, error) {
 	return c.Upgrade(ctx, attachRequest(id, o))
+}
+
+func attachQuery(o AttachOptions) url.Values {
+	q := url.Values{}
+	setTrue(q, "stdin", o.Stdin)
+	setTrue(q, "stdout", o.Stdout)
+	setTrue(q, "stderr", o.Stderr)
+	setTrue(q, "logs", o.Logs)
+	set(q, "detachKeys", o.DetachKeys)
+	return q
 }
 
 // AttachAndWait sends an attach and a wait at once and returns when the engine has taken both: the container can then be started

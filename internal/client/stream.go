@@ -92,6 +92,11 @@ func (s *Stream) Close() error {
 // then the bytes) until its end. A nil writer drops its stream. It never holds more than a buffer of a frame,
 // however long the engine says the frame is.
 func Demux(stdout, stderr io.Writer, r io.Reader) error {
+	return demux(stdout, stderr, r, nil)
+}
+
+// demux is Demux that gives frames of other streams than Docker's to control, whole.
+func demux(stdout, stderr io.Writer, r io.Reader, control func(kind byte, payload []byte) error) error {
 	buf := make([]byte, 32<<10)
 	have := 0 // bytes of buf in use
 	pos := 0
@@ -115,6 +120,7 @@ func Demux(stdout, stderr io.Writer, r io.Reader) error {
 		pos += 8
 		var w io.Writer
 		var fault []byte
+		whole := kind == 3
 		switch kind {
 		case 0, 1:
 			w = stdout
@@ -122,7 +128,9 @@ func Demux(stdout, stderr io.Writer, r io.Reader) error {
 			w = stderr
 		case 3: // the engine's own error, in band
 		default:
-			return fmt.Errorf("unrecognized stream: %d", kind)
+			if whole = control != nil; !whole {
+				return fmt.Errorf("unrecognized stream: %d", kind)
+			}
 		}
 		for left > 0 {
 			if pos == have {
@@ -138,7 +146,7 @@ func Demux(stdout, stderr io.Writer, r io.Reader) error {
 			}
 			n := min(int64(have-pos), left)
 			part := buf[pos : pos+int(n)]
-			if kind == 3 {
+			if whole {
 				if len(fault) < maxErrorBody {
 					fault = append(fault, part...)
 				}
@@ -150,8 +158,13 @@ func Demux(stdout, stderr io.Writer, r io.Reader) error {
 			pos += int(n)
 			left -= n
 		}
-		if kind == 3 {
+		switch {
+		case kind == 3:
 			return errors.New("error from daemon in stream: " + string(fault))
+		case whole:
+			if err := control(kind, fault); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -59,7 +59,7 @@ func attach(ctx context.Context, env *command.Env, name string, stdin, sigProxy 
 	}
 	if sigProxy && !info.Config.Tty {
 		ctx = context.WithoutCancel(ctx)
-		defer proxySignals(c, info.ID)()
+		defer proxySignals(c, known(info.ID)).stop()
 	}
 	o := client.AttachOptions{Stdin: stdin && info.Config.OpenStdin, Stdout: true, Stderr: true, DetachKeys: detachKeys}
 	stream, wait, err := c.AttachAndWait(ctx, info.ID, o, "")

@@ -34,7 +34,7 @@ var Create = &command.Command{
 			if err != nil {
 				return err
 			}
-			id, err := o.create(ctx, env, c, req)
+			id, err := o.create(ctx, env, c, req, c.ContainerCreate)
 			if err != nil {
 				return err
 			}
@@ -71,8 +71,11 @@ func (o *options) parse(env *command.Env, args []string, verb string) (*containe
 	return req, nil
 }
 
-// create makes the container, pulling its image if the engine lacks it, and returns its ID.
-func (o *options) create(ctx context.Context, env *command.Env, c *client.Client, req *container.CreateRequest) (string, error) {
+// creation is how the engine is asked for a container.
+type creation func(ctx context.Context, name, platform string, req container.CreateRequest) (container.CreateResponse, error)
+
+// create makes the container by ask, pulling its image if the engine lacks it, and returns its ID.
+func (o *options) create(ctx context.Context, env *command.Env, c *client.Client, req *container.CreateRequest, ask creation) (string, error) {
 	height, width := env.IO.Size()
 	req.HostConfig.ConsoleSize = [2]uint{height, width}
 
@@ -94,7 +97,7 @@ func (o *options) create(ctx context.Context, env *command.Env, c *client.Client
 			return "", err
 		}
 	}
-	out, err := c.ContainerCreate(ctx, o.name, o.platform, *req)
+	out, err := ask(ctx, o.name, o.platform, *req)
 	if client.IsNotFound(err) && strings.Contains(strings.ToLower(err.Error()), "no such image") && o.pull != "never" && o.pull != "always" {
 		if !o.quiet {
 			fmt.Fprintf(env.IO.Err, "Unable to find image '%s' locally\n", withTag(ref))
@@ -102,7 +105,7 @@ func (o *options) create(ctx context.Context, env *command.Env, c *client.Client
 		if err := o.pullImage(ctx, env, c, ref); err != nil {
 			return "", err
 		}
-		out, err = c.ContainerCreate(ctx, o.name, o.platform, *req)
+		out, err = ask(ctx, o.name, o.platform, *req)
 	}
 	if err != nil {
 		return "", err

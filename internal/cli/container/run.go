@@ -75,16 +75,48 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 	if err != nil {
 		return err
 	}
-	id, err := r.create(ctx, env, c, req)
+	wishes := client.RunOptions{Attach: client.AttachOptions{Stdin: cfg.AttachStdin, Stdout: cfg.AttachStdout, Stderr: cfg.AttachStderr, DetachKeys: detachKeys}}
+	attach := cfg.AttachStdin || cfg.AttachStdout || cfg.AttachStderr
+	if attach {
+		wishes.Wait = "next-exit"
+		if r.autoRemove {
+			wishes.Wait = "removed"
+		}
+	}
+	// An engine that can is asked for everything at once. The signals are caught before: they are the container's as soon as there is one.
+	var all *client.Run
+	var signals *proxy
+	id, err := r.create(ctx, env, c, req, func(ctx context.Context, name, platform string, req container.CreateRequest) (out container.CreateResponse, err error) {
+		if !r.sigProxy || r.detach {
+			out, all, err = c.ContainerRun(ctx, name, platform, req, wishes)
+			return out, err
+		}
+		told := make(chan string, 1)
+		defer close(told)
+		signals = proxySignals(c, told)
+		if out, all, err = c.ContainerRun(ctx, name, platform, req, wishes); err != nil {
+			signals.release()
+			return out, err
+		}
+		told <- out.ID
+		return out, nil
+	})
 	if err != nil {
 		return runError(env, err, "run")
 	}
-	if !cfg.AttachStdin && !cfg.AttachStdout && !cfg.AttachStderr {
+	if signals != nil {
+		defer signals.stop()
+	}
+	if !attach {
 		fmt.Fprintln(env.IO.Out, id)
-		if r.sigProxy && !r.detach {
-			defer proxySignals(c, id)()
+		if all != nil {
+			defer all.Close()
+			go all.Copy(nil, nil)
+			err = all.Started(ctx)
+		} else {
+			err = c.ContainerStart(ctx, id, "")
 		}
-		if err := c.ContainerStart(ctx, id, ""); err != nil {
+		if err != nil {
 			return runError(env, err, "run")
 		}
 		return nil
@@ -92,31 +124,35 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 	if r.sigProxy {
 		// From here the signals are the container's; ending is, too.
 		ctx = context.WithoutCancel(ctx)
-		defer proxySignals(c, id)()
 	}
-	condition := "next-exit"
-	if r.autoRemove {
-		condition = "removed"
+	s := &session{io: env.IO, all: all, stdin: cfg.AttachStdin, stdout: cfg.AttachStdout, stderr: cfg.AttachStderr, tty: cfg.Tty, keys: keys}
+	if all != nil {
+		s.stream = all.Stream
+		defer s.stream.Close()
+		return r.attached(ctx, env, c, s, endStatus(env, all.Ended()), id)
 	}
-	stream, wait, err := c.AttachAndWait(ctx, id, client.AttachOptions{Stdin: cfg.AttachStdin, Stdout: cfg.AttachStdout, Stderr: cfg.AttachStderr, DetachKeys: detachKeys}, condition)
+	stream, wait, err := c.AttachAndWait(ctx, id, wishes.Attach, wishes.Wait)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	s := &session{io: env.IO, stream: stream, stdin: cfg.AttachStdin, stdout: cfg.AttachStdout, stderr: cfg.AttachStderr, tty: cfg.Tty, keys: keys}
-	return r.attached(ctx, env, c, s, wait, id)
+	s.stream = stream
+	return r.attached(ctx, env, c, s, waitStatus(env, wait), id)
 }
 
 // attached starts the container whose streams and exit are already ours, and stays until it ends or is left.
-func (r *runOptions) attached(ctx context.Context, env *command.Env, c *client.Client, s *session, wait *client.Response, id string) error {
-	status := waitStatus(env, wait)
+func (r *runOptions) attached(ctx context.Context, env *command.Env, c *client.Client, s *session, status <-chan int, id string) error {
 	ioCtx, stopIO := context.WithCancel(ctx)
 	defer stopIO()
 	// The streams are joined before the start: nothing of the first output waits, and ctrl-c finds the terminal as it will be.
 	done := make(chan error, 1)
 	go func() { done <- s.run(ioCtx) }()
 
-	if err := c.ContainerStart(ctx, id, ""); err != nil {
+	start := func() error { return c.ContainerStart(ctx, id, "") }
+	if s.all != nil {
+		start = func() error { return s.all.Started(ctx) }
+	}
+	if err := start(); err != nil {
 		stopIO()
 		<-done
 		if r.autoRemove {
@@ -159,6 +195,24 @@ func waitStatus(env *command.Env, resp *client.Response) <-chan int {
 		defer resp.Body.Close()
 		code, err := readWait(resp.Body)
 		if err != nil {
+			fmt.Fprintf(env.IO.Err, "Error waiting for container: %v\n", err)
+		}
+		ch <- code
+	}()
+	return ch
+}
+
+// endStatus is waitStatus of a run that the engine does whole.
+func endStatus(env *command.Env, ended <-chan client.WaitResult) <-chan int {
+	ch := make(chan int, 1)
+	go func() {
+		res := <-ended
+		code, err := int(res.Response.StatusCode), res.Err
+		if err == nil && res.Response.Error != nil && res.Response.Error.Message != "" {
+			err = errors.New(res.Response.Error.Message)
+		}
+		if err != nil {
+			code = 125
 			fmt.Fprintf(env.IO.Err, "Error waiting for container: %v\n", err)
 		}
 		ch <- code

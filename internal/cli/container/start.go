@@ -69,7 +69,7 @@ func startAttached(ctx context.Context, env *command.Env, c *client.Client, name
 	id := info.ID
 	if !info.Config.Tty {
 		ctx = context.WithoutCancel(ctx)
-		defer proxySignals(c, id)()
+		defer proxySignals(c, known(id)).stop()
 	}
 	if err := env.IO.CheckTTY(stdin, info.Config.Tty); err != nil {
 		return err

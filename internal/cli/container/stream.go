@@ -20,6 +20,7 @@ import (
 type session struct {
 	io                    *iostreams.Streams
 	stream                *client.Stream
+	all                   *client.Run // set where the engine does the whole run by stream
 	stdin, stdout, stderr bool
 	tty                   bool
 	keys                  []byte
@@ -47,6 +48,8 @@ func (s *session) run(ctx context.Context) error {
 	if s.stdout || s.stderr {
 		out = make(chan error, 1)
 		go func() { out <- s.copyOut() }()
+	} else if s.all != nil {
+		go s.copyOut() // which brings also how the start went, and the end
 	}
 	for {
 		select {
@@ -78,6 +81,19 @@ func (s *session) copyIn() error {
 }
 
 func (s *session) copyOut() error {
+	var out, errs io.Writer
+	if s.stdout {
+		out = s.io.Out
+	}
+	if s.stderr {
+		errs = s.io.Err
+	}
+	if s.all != nil {
+		if s.tty && !s.stdout {
+			out = errs
+		}
+		return s.all.Copy(out, errs)
+	}
 	if s.tty {
 		if !s.stdout {
 			_, err := io.Copy(s.io.Err, s.stream)
@@ -86,31 +102,33 @@ func (s *session) copyOut() error {
 		_, err := io.Copy(s.io.Out, s.stream)
 		return err
 	}
-	var out, errs io.Writer
-	if s.stdout {
-		out = s.io.Out
-	}
-	if s.stderr {
-		errs = s.io.Err
-	}
 	return client.Demux(out, errs, s.stream)
 }
 
-// proxySignals sends the signals that this process gets on to the container, until stop is called.
+// proxy sends the signals that this process gets on to a container.
+type proxy struct {
+	signals chan os.Signal
+	stopped atomic.Bool
+}
+
+// proxySignals begins that; what comes before told has told the container's ID waits.
 //
-// To catch one costs Go's runtime two switches of threads, and to leave it to its fate again as much; there are 62, a
+// To catch a signal costs Go's runtime two switches of threads, and to leave it to its fate again as much; there are 62, a
 // millisecond and a half each way on a busy machine. So those that people and service managers send are caught when it returns and the
-// others a moment later, while the engine is asked for the start; and stop, after which the process ends, only lets what comes fall.
-func proxySignals(c *client.Client, id string) (stop func()) {
-	ch := make(chan os.Signal, 128)
-	signal.Notify(ch, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
-	go signal.Notify(ch)
-	var stopped atomic.Bool
+// others when there is a container, beside its start; and stop, after which the process ends, only lets what comes fall.
+func proxySignals(c *client.Client, told <-chan string) *proxy {
+	p := &proxy{signals: make(chan os.Signal, 128)}
+	signal.Notify(p.signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 	go func() {
-		for s := range ch {
+		id, ok := <-told
+		if !ok {
+			return
+		}
+		go signal.Notify(p.signals)
+		for s := range p.signals {
 			n, ok := s.(syscall.Signal)
 			// SIGCHLD and SIGPIPE concern this process alone; SIGURG is how the Go runtime preempts; SIGWINCH goes by the terminal's size.
-			if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG || n == syscall.SIGWINCH || stopped.Load() {
+			if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG || n == syscall.SIGWINCH || p.stopped.Load() {
 				continue
 			}
 			name := signalName(n)
@@ -121,7 +139,20 @@ func proxySignals(c *client.Client, id string) (stop func()) {
 			_ = c.ContainerKill(context.Background(), id, name)
 		}
 	}()
-	return func() { stopped.Store(true) }
+	return p
+}
+
+// stop lets fall what comes from now on.
+func (p *proxy) stop() { p.stopped.Store(true) }
+
+// release gives the signals back their meaning for this process, where no ID has been told.
+func (p *proxy) release() { signal.Stop(p.signals) }
+
+// known tells of an ID.
+func known(id string) <-chan string {
+	told := make(chan string, 1)
+	told <- id
+	return told
 }
 
 // followSize keeps a remote terminal as large as the one on stdout.
