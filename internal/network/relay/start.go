@@ -57,7 +57,7 @@ func start(ctx context.Context, opts *Options) error {
 	var pid int
 	// It connects to containers and asks name servers from the host's namespace, and is born there.
 	err = opts.Host.Do(func() (err error) {
-		pid, err = fork.Start(fmt.Sprintf("/proc/self/fd/%d", exe), []string{"gantry-relay", "-exec-root", opts.Dir, "-build", build},
+		pid, err = fork.Start(exe, []string{"gantry-relay", "-exec-root", opts.Dir, "-build", build},
 			&syscall.ProcAttr{
 				Dir:   "/",
 				Env:   []string{},

@@ -76,7 +76,7 @@ func (s *Server) upgrade(program int, build string) error {
 	}
 	defer unix.Close(exe)
 	path := "/proc/self/fd/" + itoa(exe)
-	if err := check(path, memfd); err != nil {
+	if err := check(exe, memfd); err != nil {
 		return err
 	}
 	fds = append(fds, memfd)
@@ -99,14 +99,14 @@ func cloexec(fd int, on bool) {
 }
 
 // check runs the new program once, to see that it is one and understands what is left to it: after execve(2) there is no way back.
-func check(path string, memfd int) error {
+func check(program, memfd int) error {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(null)
 	n := uintptr(null)
-	pid, err := fork.Start(path, []string{"gantry-relay", "-check", "-state", "3"},
+	pid, err := fork.Start(program, []string{"gantry-relay", "-check", "-state", "3"},
 		&syscall.ProcAttr{Dir: "/", Env: []string{}, Files: []uintptr{n, n, n, uintptr(memfd)}, Sys: &syscall.SysProcAttr{}}, &spec.Cgroup{})
 	if err != nil {
 		return errors.New("new program: " + err.Error())
