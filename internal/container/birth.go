@@ -37,16 +37,16 @@ func (b *birth) begin(cg spec.Cgroup) {
 	go func() {
 		defer close(b.done)
 		b.c.behind.Wait()
-		b.p, b.err = b.ask(func() (any, error) {
+		b.p, b.err = b.ask(supervisor.Payload(func() (any, error) {
 			if init, ok := <-b.tell; ok {
 				return init, nil
 			}
 			return nil, errGivenUp
-		})
+		}))
 	}()
 }
 
-func (b *birth) ask(payload supervisor.Payload) (*supervisor.Process, error) {
+func (b *birth) ask(payload any) (*supervisor.Process, error) {
 	return b.c.s.Processes.Launch(b.c.s.ctx, b.launch, payload, len(b.early) > 0)
 }
 
@@ -67,7 +67,7 @@ func (b *birth) finish(plan *runtime.Input, group *cgroup.Group) (*supervisor.Pr
 		if err := group.Kill(); err != nil {
 			return nil, err
 		}
-		b.p, b.err = b.ask(supervisor.Ready(init))
+		b.p, b.err = b.ask(init)
 	}
 	if b.err != nil {
 		return nil, b.err

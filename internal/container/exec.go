@@ -174,7 +174,7 @@ func (x *exec) start(snap *Snapshot, a *attachment) error {
 	x.c.mu.Lock()
 	x.c.execs = append(x.c.execs, x.id)
 	x.c.mu.Unlock()
-	p, err := s.Processes.Launch(s.ctx, l, supervisor.Ready(inner), a != nil)
+	p, err := s.Processes.Launch(s.ctx, l, inner, a != nil)
 	if err != nil {
 		return err
 	}

@@ -294,7 +294,7 @@ func TestALaunchThatIsGivenUp(t *testing.T) {
 	h := newHouse(t)
 	l := &spec.Launch{ID: "given-up", Log: spec.Log{Driver: "none"}}
 	sorry := errors.New("no root file system")
-	_, err := h.Launch(context.Background(), l, func() (any, error) {
+	_, err := h.Launch(context.Background(), l, supervisor.Payload(func() (any, error) {
 		for end := time.Now().Add(30 * time.Second); len(h.waiting()) == 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Error("init is not started before it is told what for")
@@ -302,7 +302,7 @@ func TestALaunchThatIsGivenUp(t *testing.T) {
 			}
 		}
 		return nil, sorry
-	}, false)
+	}), false)
 	if !errors.Is(err, sorry) {
 		t.Fatalf("the launch says: %v", err)
 	}

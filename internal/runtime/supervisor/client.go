@@ -213,29 +213,28 @@ type LaunchOptions struct {
 	Paused bool // see Request.Paused
 }
 
-// Payload returns what init is told: a spec.Init or spec.Exec, or its JSON as []byte. It may take its time: init is
-// started meanwhile. With its error, which Launch returns, the start is given up.
+// Payload returns what init is told when that is still to be made. It may take its time: init is started meanwhile. With
+// its error, which Launch returns, the start is given up.
 type Payload func() (any, error)
 
-// Ready is the Payload that is v.
-func Ready(v any) Payload { return func() (any, error) { return v, nil } }
-
-// Launch starts a process. It returns when the program runs, with the process's fds by name (protocol.FdPid, …), which the
+// Launch starts a process; payload is a spec.Init or spec.Exec, or its JSON as []byte, or a Payload that returns one of them. It returns when the program runs, with the process's fds by name (protocol.FdPid, …), which the
 // caller owns. If the program could not be run the error is a *LaunchError. It does not return before payload does.
-func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload Payload, opts LaunchOptions) (*Process, map[string]int, error) {
+func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts LaunchOptions) (*Process, map[string]int, error) {
+	source, ok := payload.(Payload)
+	if !ok {
+		source = func() (any, error) { return payload, nil }
+	}
 	var fd int
 	var given <-chan error
 	// In a user namespace init could not write into the host's cgroup files: there the supervisor moves itself, when all of them are there.
 	if c.version < 2 || l.Clone&unix.CLONE_NEWUSER != 0 {
-		f, err := payloadFile(payload)
+		f, err := payloadFile(source)
 		if err != nil {
 			return nil, nil, err
 		}
 		defer f.Close()
 		fd = int(f.Fd())
-		none := make(chan error)
-		close(none)
-		given = none
+		given = nothingAmiss()
 	} else {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -243,7 +242,7 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload Payload, op
 		}
 		defer unix.Close(pair[1])
 		fd = pair[1]
-		given = give(pair[0], payload, l.Cgroup.Tasks)
+		given = give(pair[0], source, l.Cgroup.Tasks)
 		outer := *l
 		outer.Cgroup.Tasks, outer.Cgroup.Home = nil, nil
 		l = &outer
@@ -261,6 +260,12 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload Payload, op
 		return nil, nil, errors.New("supervisor: a launch without a process")
 	}
 	return r.Process, fds, nil
+}
+
+func nothingAmiss() <-chan error {
+	c := make(chan error)
+	close(c)
+	return c
 }
 
 // give sends the payload to init by sock, which it closes; what comes is why there was nothing to send.

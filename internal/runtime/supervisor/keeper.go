@@ -403,9 +403,9 @@ func (k *Keeper) Process(id string) (Process, bool) {
 	return Process{}, false
 }
 
-// Launch starts a process, and asks payload for what it needs meanwhile. It returns when the program runs. If it could not be
+// Launch starts a process; payload is as Client.Launch's. It returns when the program runs. If it could not be
 // run, the error is a *LaunchError. When ctx ends before that, the process is killed, and Launch still returns what came of it. With paused, no output is read before Resume: Attach between the two sees all of it.
-func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload Payload, paused bool) (*Process, error) {
+func (k *Keeper) Launch(ctx context.Context, l *spec.Launch, payload any, paused bool) (*Process, error) {
 	c, err := k.use(ctx)
 	if err != nil {
 		return nil, err

@@ -276,7 +276,7 @@ func (h *house) launch(id string, o options, args ...string) (*supervisor.Proces
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return h.Launch(ctx, l, supervisor.Ready(payload), o.paused)
+	return h.Launch(ctx, l, payload, o.paused)
 }
 
 func (h *house) mustLaunch(id string, o options, args ...string) *supervisor.Process {
