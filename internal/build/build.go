@@ -47,7 +47,7 @@ type Request struct {
 	NoCacheFilter []string // stages
 	Pull          bool     // ask the registry even for images that are here
 	Platforms     []ocispec.Platform
-	// Contexts are --build-context: name to "local", docker-image://, oci-layout:// or an address.
+	// Contexts are --build-context: name to "local:" and a folder of the client's, docker-image://, oci-layout:// or an address.
 	Contexts map[string]string
 	// Remote is an address, of git or http, that is the context instead of a folder of the client's.
 	Remote string

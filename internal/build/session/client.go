@@ -127,7 +127,8 @@ func (c *Client) Secret(ctx context.Context, id string) ([]byte, error) {
 // Agent implements build.Client.
 func (c *Client) Agent(ctx context.Context, id string) (net.Conn, error) {
 	here, there := net.Pipe()
-	resp, err := c.send(ctx, "POST", at("agent", id), there)
+	// The transport closes the body when the agent has said its last: what that was must still go through there.
+	resp, err := c.send(ctx, "POST", at("agent", id), io.NopCloser(there))
 	if err != nil {
 		here.Close()
 		there.Close()
@@ -135,8 +136,8 @@ func (c *Client) Agent(ctx context.Context, id string) (net.Conn, error) {
 	}
 	go func() {
 		_, _ = io.Copy(there, resp.Body)
+		there.Close() // ends the request's body, for which closing the reply's waits
 		resp.Body.Close()
-		there.Close()
 	}()
 	return here, nil
 }

@@ -214,8 +214,15 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 		if err != nil {
 			return
 		}
-		defer conn.Close()
 		_, _ = io.Copy(conn, conn)
+		conn.Close()
+		for {
+			if conn, err = l.Accept(); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "bye")
+			conn.Close()
+		}
 	}()
 	var got bytes.Buffer
 	var events []Event
@@ -249,6 +256,15 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 		}
 	}
 	conn.Close()
+	for range 20 { // one that says a word and hangs up
+		if conn, err = c.Agent(t.Context(), "default"); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := io.ReadAll(conn); err != nil || string(data) != "bye" {
+			t.Fatalf("agent: %q, %v", data, err)
+		}
+		conn.Close()
+	}
 	out := c.Output(1)
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
 	if _, err := out.Write(big); err != nil {

@@ -82,7 +82,7 @@ func TestFlags(t *testing.T) {
 	if r.Platforms[0].Variant != "v8" || !slices.Equal(r.ExtraHosts, []string{"db:10.0.0.1", "six:::1"}) || r.Ulimits[0] != (graph.Ulimit{Name: "nofile", Soft: 10, Hard: 20}) {
 		t.Errorf("request: %+v", r)
 	}
-	if r.Contexts["base"] != "docker-image://x" || r.Contexts["more"] != "local" || p.offer.Folders["more"].Path != dir || !slices.Equal(p.offer.Folders["context"].Exclude, []string{"skip", "!skip/me"}) {
+	if r.Contexts["base"] != "docker-image://x" || r.Contexts["more"] != "local:more" || p.offer.Folders["more"].Path != dir || !slices.Equal(p.offer.Folders["context"].Exclude, []string{"skip", "!skip/me"}) {
 		t.Errorf("contexts: %+v, %+v", r.Contexts, p.offer.Folders)
 	}
 	if len(r.Outputs) != 1 || r.Outputs[0].Type != "image" || !slices.Equal(r.Outputs[0].Names, []string{"a", "b:1"}) {

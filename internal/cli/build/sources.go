@@ -151,7 +151,7 @@ func (p *plan) addContexts() error {
 			return err
 		}
 		p.offer.Folders[name] = session.Folder{Path: at, Exclude: exclude}
-		p.request.Contexts[name] = "local"
+		p.request.Contexts[name] = "local:" + name
 	}
 	return nil
 }
