@@ -22,6 +22,9 @@ const (
 	// maxContinued bounds the work for one instruction of many lines, bytes times lines: the parser copies what it has
 	// for each line that goes on.
 	maxContinued = 4 << 30
+	// maxDepth is how deep ${a:-${b:-…}} may go, and how often ONBUILD may be said in one instruction before it is clear
+	// that it is once too often: both are read recursively.
+	maxDepth = 500
 )
 
 var errTooMuch = errors.New("the Dockerfile makes too much of too little: its variables, histories and stages together exceed what a build may need")
@@ -39,8 +42,15 @@ func checkSize(data []byte) error {
 	if len(data) > maxSize {
 		return fmt.Errorf("the Dockerfile is too large: %d bytes, at most %d are read", len(data), maxSize)
 	}
-	run, count := 0, 0
+	run, count, triggers, number, first := 0, 0, 0, 0, 0
 	for line := range bytes.Lines(data) {
+		number++
+		if run == 0 {
+			triggers, first = 0, number
+		}
+		if triggers += countFold(line, "onbuild"); triggers > maxDepth {
+			return fmt.Errorf("dockerfile parse error on line %d: Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed", first)
+		}
 		trimmed := bytes.TrimRight(line, " \t\r\n")
 		// Either escape character, since the directive that chooses isn't read yet; comments and empty lines do not end
 		// an instruction that goes on.
@@ -54,6 +64,30 @@ func checkSize(data []byte) error {
 		run, count = 0, 0
 	}
 	return nil
+}
+
+// countFold counts word, which is lower case, in any case.
+func countFold(line []byte, word string) int {
+	if len(line) < len(word) {
+		return 0
+	}
+	return bytes.Count(bytes.ToLower(line), []byte(word))
+}
+
+// tooDeep reports whether the variables of a word stand too deep within each other.
+func tooDeep(word string) bool {
+	depth := 0
+	for i := 0; i+1 < len(word); i++ {
+		switch {
+		case word[i] == '$' && word[i+1] == '{':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case word[i] == '}' && depth > 0:
+			depth--
+		}
+	}
+	return false
 }
 
 // replaces finds ${name/pattern/replacement}, whose result may be far longer than all that went in.
@@ -138,8 +172,10 @@ func errWord(word string) error {
 // expand replaces the variables in word, and says which ones there were.
 func (c *converter) expand(lex *shell.Lex, word string, e shell.EnvGetter) (shell.ProcessWordResult, error) {
 	if !strings.Contains(word, "$") {
-		r, err := lex.ProcessWordWithMatches(word, e)
-		return r, err
+		return lex.ProcessWordWithMatches(word, e)
+	}
+	if tooDeep(word) {
+		return shell.ProcessWordResult{}, errWord(word)
 	}
 	m := meter(word, e)
 	r, err := lex.ProcessWordWithMatches(word, m)
@@ -152,8 +188,23 @@ func (c *converter) expand(lex *shell.Lex, word string, e shell.EnvGetter) (shel
 	return r, c.spend(len(r.Result))
 }
 
+// show is expand for a text that is only shown: what can't be replaced stays.
+func show(lex *shell.Lex, text string, e shell.EnvGetter) string {
+	if tooDeep(text) {
+		return text
+	}
+	m := meter(text, e)
+	if r, err := lex.ProcessWordWithMatches(text, m); err == nil && !m.over {
+		return r.Result
+	}
+	return text
+}
+
 // expandWords is expand for a word that may become several.
 func (c *converter) expandWords(word string, e shell.EnvGetter) ([]string, error) {
+	if tooDeep(word) {
+		return nil, errWord(word)
+	}
 	m := meter(word, e)
 	words, err := c.lex.ProcessWords(word, m)
 	if err != nil {

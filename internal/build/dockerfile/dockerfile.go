@@ -247,6 +247,8 @@ type converter struct {
 	asked bool
 	paths map[string]bool
 	steps []graph.Step
+	// resolved counts images.
+	resolved int
 	// left is what is left of the allowance.
 	left int64
 }

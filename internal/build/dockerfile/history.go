@@ -34,6 +34,9 @@ func (s *stage) noteDone(said string, v *graph.Vertex) error {
 
 // noteRun tells of a RUN.
 func (s *stage) noteRun(args []string, v *graph.Vertex) error {
+	if err := s.c.spend(48 * len(s.buildArgs)); err != nil {
+		return err
+	}
 	said := s.runText(args)
 	if s.c.o.Classic {
 		return s.addHistory(ocispec.History{CreatedBy: said, Created: s.c.epoch, Author: s.image.Author}, v)
@@ -86,11 +89,7 @@ func (w *walk) meta(code string) graph.Meta {
 
 // name is "[stage 2/5] RUN make", with variables replaced where they have a value.
 func (w *walk) name(code string, env shell.EnvGetter) string {
-	m := meter(code, env)
-	if r, err := w.s.c.lex.ProcessWordWithMatches(code, m); err == nil && !m.over {
-		code = r.Result
-	}
-	first, rest, ok := strings.Cut(code, " ")
+	first, rest, ok := strings.Cut(show(w.s.c.lex, code, env), " ")
 	code = strings.ToUpper(first)
 	if ok {
 		code += " " + rest

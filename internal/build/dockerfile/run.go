@@ -93,11 +93,7 @@ func (w *walk) runName(cmd *instructions.RunCommand, shown string) string {
 			env = masked{env, *m.Env}
 		}
 	}
-	m := meter(shown, env)
-	if r, err := lex.ProcessWordWithMatches(shown, m); err == nil && !m.over {
-		shown = r.Result
-	}
-	first, rest, ok := strings.Cut(shown, " ")
+	first, rest, ok := strings.Cut(show(&lex, shown, env), " ")
 	shown = strings.ToUpper(first)
 	if ok {
 		shown += " " + rest

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -219,7 +220,7 @@ func (c *converter) linkCommand(s *stage, cmd instructions.Command) (command, er
 		if cmd.From == "" {
 			return linked, nil
 		}
-		r, err := c.lex.ProcessWordWithMatches(cmd.From, newEnv(nil))
+		r, err := c.expand(c.lex, cmd.From, newEnv(nil))
 		if err != nil {
 			return linked, err
 		}
@@ -405,9 +406,17 @@ func (c *converter) addTriggers(s *stage, triggers []string) (more bool, err err
 	return more, nil
 }
 
-// resolveBases gets, all at once, what the stages come from that come from no other stage.
+// At most maxResolving images are asked for at once, and maxImages in all.
+const (
+	maxResolving = 8
+	maxImages    = 1000
+)
+
+// resolveBases gets, several at once, what the stages come from that come from no other stage.
 func (c *converter) resolveBases(needed map[*stage]bool) error {
 	var wg sync.WaitGroup
+	var stop atomic.Bool
+	turns := make(chan struct{}, maxResolving)
 	failed := make([]error, len(c.stages))
 	for i, s := range c.stages {
 		if s.base != nil || s.resolved {
@@ -427,7 +436,20 @@ func (c *converter) resolveBases(needed map[*stage]bool) error {
 			}
 			continue
 		}
-		wg.Go(func() { failed[i] = parser.WithLocation(s.resolveBase(), s.def.Location) })
+		if c.resolved++; c.resolved > maxImages {
+			failed[i] = parser.WithLocation(fmt.Errorf("the Dockerfile needs more than %d images", maxImages), s.def.Location)
+			break
+		}
+		turns <- struct{}{}
+		if stop.Load() {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			if failed[i] = parser.WithLocation(s.resolveBase(), s.def.Location); failed[i] != nil {
+				stop.Store(true)
+			}
+		})
 	}
 	wg.Wait()
 	for i, err := range failed {
