@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	types "github.com/moby/moby/api/types/build"
@@ -57,9 +59,7 @@ func (s *Server) build(c *call) error {
 	if remoteURL != "" && remoteURL != "client-session" {
 		r.Remote = remoteURL
 	} else if err := client.read(ctx, s.deps.Builds.TempDir(), c.r.Body, r.File); err != nil {
-		// Read on, lest a client that is still sending sees a broken pipe instead of the reason.
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 64<<20))
-		return err
+		return c.refuseBody(err)
 	}
 	m := &messages{c: c}
 	p := newClassicPrinter(m, c.flag("q"), c.str("rm") == "" || c.flag("rm"), c.flag("forcerm"))
@@ -72,6 +72,19 @@ func (s *Server) build(c *call) error {
 		return p.fail(err)
 	}
 	p.end(built)
+	return nil
+}
+
+// refuseBody replies with an error, and reads on for a while, lest a client that is still sending sees a broken pipe instead of the reason.
+func (c *call) refuseBody(err error) error {
+	if fullDuplex(c) != nil {
+		return err
+	}
+	c.w.Header().Set("Connection", "close")
+	fail(c.w, err, false)
+	c.flush()
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(2 * time.Second))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 64<<20))
 	return nil
 }
 

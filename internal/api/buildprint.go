@@ -34,6 +34,7 @@ type classicPrinter struct {
 	steps  []classicStep
 	turn   int
 	headed bool // the current step's first line is out
+	from   bool // the first stage has begun
 	id     string
 	late   bool // the last step's ID waits for the image's
 	failed *graph.Vertex
@@ -44,13 +45,14 @@ type classicPrinter struct {
 type classicStep struct {
 	graph.Step
 	word      string
+	copies    bool
 	container string
 	begun     bool // "Running in" is out
 	cached    bool
 	done      bool
 	state     string
 	image     string // of FROM
-	out       []message
+	out       []string
 }
 
 func newClassicPrinter(m *messages, quiet, rm, forceRm bool) *classicPrinter {
@@ -74,7 +76,9 @@ func (p *classicPrinter) Event(e build.Event) {
 		p.plan = e.Result
 		for _, s := range e.Result.Steps {
 			word, _, _ := strings.Cut(strings.TrimSpace(s.Text), " ")
-			p.steps = append(p.steps, classicStep{Step: s, word: strings.ToUpper(word)})
+			x := classicStep{Step: s, word: strings.ToUpper(word)}
+			x.copies = x.word == "COPY" || x.word == "ADD"
+			p.steps = append(p.steps, x)
 		}
 	case build.Reported:
 		if e.Status.Action != "" && !p.quiet {
@@ -88,6 +92,7 @@ func (p *classicPrinter) Event(e build.Event) {
 	case build.Failed:
 		p.failed = e.Vertex
 	}
+	first := true
 	for i := range p.steps {
 		s := &p.steps[i]
 		if s.Vertex == nil || s.Vertex != e.Vertex || s.done {
@@ -95,19 +100,24 @@ func (p *classicPrinter) Event(e build.Event) {
 		}
 		switch e.Kind {
 		case build.Running:
-			s.container = ids.Short(e.Container)
+			if first {
+				s.container = ids.Short(e.Container)
+			}
 		case build.Logged:
 			text := string(e.Data)
 			if e.Stream == 2 {
 				text = "\x1b[91m" + text + "\x1b[0m"
 			}
-			s.out = append(s.out, message{Message: jsonstream.Message{Stream: text}})
+			if first {
+				s.out = append(s.out, text)
+			}
 		case build.Cached:
 			s.cached, s.done, s.state = true, true, e.State.String()
 		case build.Completed:
-			s.done, s.state, s.image = true, e.State.String(), e.Text
+			// The same step in another stage is done once; Docker finds the second in its cache.
+			s.cached, s.done, s.state, s.image = !first && s.word != "FROM", true, e.State.String(), e.Text
 		}
-		break
+		first = false
 	}
 	p.advance()
 }
@@ -127,14 +137,19 @@ func (p *classicPrinter) advance() {
 				s.begun = true
 			}
 			for _, x := range s.out {
-				p.stream(x.Stream)
+				p.stream(x)
 			}
 			s.out = nil
 			if !s.done {
 				return
 			}
 		}
-		p.finish(s)
+		if s.word == "ARG" && !p.from {
+			// Before the first stage there is nothing that it could change.
+		} else {
+			p.from = true
+			p.finish(s)
+		}
 		p.turn++
 		p.headed = false
 	}
@@ -152,7 +167,7 @@ func (p *classicPrinter) finish(s *classicStep) {
 	case s.cached:
 		p.stream(" ---> Using cache\n")
 		p.id = short12(s.state)
-	case s.Vertex != nil && s.word != "WORKDIR":
+	case s.copies, s.begun:
 		if s.begun && p.rm {
 			p.stream("Removing intermediate container " + s.container + "\n")
 		}

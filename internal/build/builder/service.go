@@ -73,12 +73,13 @@ type Service struct {
 	Options
 	solver *solve.Solver
 
-	mu      sync.Mutex
-	running map[string]context.CancelFunc // by Request.ID
-	work    sync.WaitGroup
-	quit    context.CancelFunc
-	ctx     context.Context
-	tidying sync.Mutex
+	mu       sync.Mutex
+	running  map[string]context.CancelFunc // by Request.ID
+	work     sync.WaitGroup
+	quit     context.CancelFunc
+	ctx      context.Context
+	tidying  sync.Mutex
+	creating sync.Mutex
 }
 
 // Open opens the service.
@@ -148,7 +149,7 @@ func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, er
 	for i, o := range result.Outputs {
 		roots[i] = o.Root
 	}
-	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r)}
+	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r), Strict: r.Classic}
 	solved, err := s.solver.Solve(ctx, job)
 	if err != nil {
 		return nil, err
@@ -276,7 +277,7 @@ func (s *Service) dockerfile(ctx context.Context, r *build.Request) ([]byte, err
 		return nil, errs.Invalid.Errorf("Cannot locate specified Dockerfile: %s", path.Clean(name[1:]))
 	}
 	if err == nil && len(data) == 0 {
-		return nil, errs.Invalid.Errorf("The Dockerfile (%s) cannot be empty", path.Clean(name[1:]))
+		return nil, errs.Invalid.Errorf("the Dockerfile (%s) cannot be empty", path.Clean(name[1:]))
 	}
 	return data, err
 }
@@ -436,6 +437,8 @@ func (s *Service) created(config *dockerspec.DockerOCIImage, chain digest.Digest
 	}
 	now := record{time.Now().UTC()}
 	var old record
+	s.creating.Lock() // two that make the same at once make one
+	defer s.creating.Unlock()
 	err = s.State.View(func(tx state.Tx) error {
 		_, err := tx.Get(createdBucket, key, &old)
 		return err
@@ -443,8 +446,7 @@ func (s *Service) created(config *dockerspec.DockerOCIImage, chain digest.Digest
 	if err != nil || !old.Time.IsZero() {
 		return old.Time, err
 	}
-	s.State.Later(func(tx state.Tx) error { return tx.Put(createdBucket, key, now) })
-	return now.Time, nil
+	return now.Time, s.State.Update(func(tx state.Tx) error { return tx.Put(createdBucket, key, now) })
 }
 
 func (s *Service) exportFiles(ctx context.Context, to io.Writer, root *solve.Ref, epoch *time.Time) error {

@@ -191,6 +191,11 @@ const maxDigests = 50_000
 
 // content is the digest of what a copy takes: names, kinds, modes, owners, links, extended attributes and contents; not times.
 func (j *job) content(r *Ref, c *graph.Copy) (digest.Digest, error) {
+	if j.Strict && c.EmptyWildcard {
+		strict := *c
+		strict.EmptyWildcard = false
+		c = &strict
+	}
 	memo := ""
 	if r.id != "" {
 		h := newHasher()

@@ -112,6 +112,8 @@ type Job struct {
 	ShmSize int64
 	// Allow lists what the graph may ask for beyond a plain run: "network.host", "security.insecure".
 	Allow []string
+	// Strict has a wildcard that matches nothing fail, as with Docker's classic builder.
+	Strict bool
 }
 
 // Solved is a graph's result. It holds what it names until Release.
