@@ -122,9 +122,11 @@ type Proxy struct {
 type Upstream struct {
 	// URL is where it is; https://HOST without one.
 	URL string `yaml:"url"`
-	// Username and PasswordFile log in.
+	// Username and PasswordFile log in. Password is instead of the file for who has it from the environment; a
+	// configuration file holds no passwords.
 	Username     string `yaml:"username"`
 	PasswordFile string `yaml:"password-file"`
+	Password     string `yaml:"-"`
 	// CA is a file of certificates to trust instead of the system's.
 	CA string `yaml:"ca"`
 }
@@ -275,7 +277,7 @@ func (c *Config) check() error {
 				return fmt.Errorf("proxy: upstream %s: url %q: want http(s)://HOST[:PORT]", host, u.URL)
 			}
 		}
-		if (u.Username == "") != (u.PasswordFile == "") {
+		if (u.Username == "") != (u.PasswordFile == "" && u.Password == "") {
 			return fmt.Errorf("proxy: upstream %s: username and password-file go together", host)
 		}
 	}

@@ -56,7 +56,7 @@ func newUpstream(host string, cfg Upstream, stall time.Duration) (*upstream, err
 	if err != nil {
 		return nil, err
 	}
-	u := &upstream{host: host, base: base, user: cfg.Username, tokens: map[string]upstreamToken{}}
+	u := &upstream{host: host, base: base, user: cfg.Username, pass: cfg.Password, tokens: map[string]upstreamToken{}}
 	if cfg.PasswordFile != "" {
 		b, err := os.ReadFile(cfg.PasswordFile)
 		if err != nil {

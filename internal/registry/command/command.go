@@ -176,7 +176,8 @@ func environment(cfg *registry.Config, getenv func(string) string) error {
 			cfg.Proxy.Upstreams = map[string]registry.Upstream{}
 		}
 		if _, ok := cfg.Proxy.Upstreams[host]; !ok {
-			cfg.Proxy.Upstreams[host] = registry.Upstream{URL: remote}
+			cfg.Proxy.Upstreams[host] = registry.Upstream{URL: remote,
+				Username: getenv("REGISTRY_PROXY_USERNAME"), Password: getenv("REGISTRY_PROXY_PASSWORD")}
 		}
 	}
 	return nil

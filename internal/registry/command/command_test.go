@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"gantry/internal/registry"
 )
 
 func TestParse(t *testing.T) {
@@ -45,13 +47,14 @@ func TestEnvironment(t *testing.T) {
 	env := map[string]string{
 		"REGISTRY_HTTP_ADDR": ":443", "REGISTRY_HTTP_TLS_CERTIFICATE": "/c", "REGISTRY_HTTP_TLS_KEY": "/k", "REGISTRY_AUTH": "htpasswd",
 		"REGISTRY_AUTH_HTPASSWD_PATH": "/auth/htpasswd", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/data", "REGISTRY_PROXY_REMOTEURL": "https://registry-1.docker.io",
+		"REGISTRY_PROXY_USERNAME": "me", "REGISTRY_PROXY_PASSWORD": "secret",
 	}
 	cfg, _, err := Parse(nil, func(k string) string { return env[k] }, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if cfg.Listen != ":443" || cfg.TLS.Mode != "files" || cfg.TLS.Cert != "/c" || cfg.TLS.Key != "/k" || cfg.Auth.Htpasswd != "/auth/htpasswd" || cfg.Auth.Mode != "basic" ||
-		cfg.Data != "/data" || cfg.Proxy.Default != "docker.io" || cfg.Proxy.Upstreams["docker.io"].URL == "" {
+		cfg.Data != "/data" || cfg.Proxy.Default != "docker.io" || cfg.Proxy.Upstreams["docker.io"] != (registry.Upstream{URL: "https://registry-1.docker.io", Username: "me", Password: "secret"}) {
 		t.Errorf("%+v", cfg)
 	}
 	for k, v := range map[string]string{"REGISTRY_AUTH": "token", "REGISTRY_PROXY_REMOTEURL": "x"} {
