@@ -17,8 +17,10 @@ title() { printf '\n## %s\n\n' "$*"; }
 # run COMMAND: shows a line of shell, runs it, and shows what it said.
 run() {
   printf '$ %s\n' "$1"
-  said=$(eval "$1" 2>&1) || wrong "it failed"
+  local failed=
+  said=$(eval "$1" 2>&1) || failed=yes
   [ -z "$said" ] || printf '%s\n' "$said"
+  [ -z "$failed" ] || wrong "it failed"
 }
 
 # shows TEXT COMMAND: run, and TEXT must be in what the command said.
@@ -36,8 +38,10 @@ hides() {
 # fails TEXT COMMAND: a command that must fail, and say TEXT.
 fails() {
   printf '$ %s\n' "$2"
-  if said=$(eval "$2" 2>&1); then wrong "it should have failed"; fi
+  local failed=
+  said=$(eval "$2" 2>&1) || failed=yes
   printf '%s\n' "$said"
+  [ -n "$failed" ] || wrong "it should have failed"
   case $said in *"$1"*) ;; *) wrong "it should have said: $1" ;; esac
 }
 
@@ -46,7 +50,7 @@ becomes() {
   printf '$ %s\n' "$2"
   local end=$((SECONDS + 120))
   while said=$(eval "$2" 2>&1) || true; case $said in *"$1"*) false ;; esac do
-    [ $SECONDS -lt $end ] || wrong "it should have come to say: $1"
+    [ $SECONDS -lt $end ] || { printf '%s\n' "$said" && wrong "it should have come to say: $1"; }
     sleep 0.1
   done
   printf '%s\n' "$said"
@@ -54,7 +58,7 @@ becomes() {
 
 # wrong TEXT: ends the lesson.
 wrong() {
-  printf '%s\nWRONG: %s\n' "${said-}" "$1" >&2
+  printf 'WRONG: %s\n' "$1" >&2
   exit 1
 }
 
