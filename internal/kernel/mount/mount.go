@@ -88,6 +88,27 @@ func SetAttr(fd int, set, clear uint64, propagation uintptr, recursive bool) err
 	return unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: set, Attr_clr: clear, Propagation: uint64(propagation)})
 }
 
+// SetIDMap has the files of a detached mount seen as the user namespace userns, an open file of /proc/pid/ns, maps them: an
+// owner on disk is an ID inside the namespace, and what is seen is the one outside that it stands for. EINVAL: the file
+// system cannot do it (Linux 5.12 and later, each file system from a version of its own).
+func SetIDMap(fd, userns int, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)})
+}
+
+// TryIDMap reports whether SetIDMap can be done with what is mounted at path, and below it.
+func TryIDMap(path string, userns int) error {
+	fd, err := Clone(unix.AT_FDCWD, path, true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return SetIDMap(fd, userns, true)
+}
+
 // flagOf maps the attributes that mount_setattr(2) knows to those of mount(2), for kernels before 5.12.
 var flagOf = []struct {
 	attr uint64

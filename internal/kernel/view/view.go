@@ -10,6 +10,7 @@ package view
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -35,7 +36,8 @@ type Overlay struct {
 type Bind struct {
 	Source, Target string
 	ReadOnly       bool
-	Alone          bool // without what is mounted below Source
+	Subpath        string // what of Source is seen; links on the way are followed inside it
+	Alone          bool   // without what is mounted below Source
 }
 
 // Of opens the root of the process pid as the process sees it. The caller makes sure afterwards that pid is still the one it
@@ -91,6 +93,13 @@ func Mount(o Overlay, binds []Bind) (fs.Root, error) {
 		if err := unix.Chdir(o.Base); err != nil {
 			return -1, fmt.Errorf("open %s: %w", o.Base, err)
 		}
+		if o.Upper == "" && len(o.Lower) == 1 { // an overlay wants two; of one directory alone a read-only copy is as good
+			tree, err := mount.Clone(unix.AT_FDCWD, o.Lower[0], false)
+			if err != nil {
+				return -1, fmt.Errorf("open %s: %w", o.Lower[0], err)
+			}
+			return tree, mount.SetAttr(tree, unix.MOUNT_ATTR_RDONLY, 0, 0, false)
+		}
 		data := "lowerdir=" + strings.Join(o.Lower, ":")
 		if o.Upper != "" {
 			data += ",upperdir=" + o.Upper + ",workdir=" + o.Work
@@ -112,9 +121,27 @@ func Mount(o Overlay, binds []Bind) (fs.Root, error) {
 	})
 }
 
+// open makes a detached copy of what is to be bound.
+func open(b Bind) (int, error) {
+	if b.Subpath == "" {
+		return mount.Clone(unix.AT_FDCWD, b.Source, !b.Alone)
+	}
+	dir, err := fs.OpenRoot(b.Source)
+	if err != nil {
+		return -1, err
+	}
+	defer dir.Close()
+	fd, err := dir.Open("/"+b.Subpath, unix.O_PATH, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return mount.Clone(fd, "", !b.Alone)
+}
+
 func bind(root fs.Root, b Bind) error {
-	source, err := mount.Clone(unix.AT_FDCWD, b.Source, !b.Alone)
-	if err == unix.ENOENT {
+	source, err := open(b)
+	if errors.Is(err, unix.ENOENT) {
 		return nil // the container could not start either; for its files that matters not
 	}
 	if err != nil {
