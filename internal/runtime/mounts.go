@@ -15,6 +15,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/mount"
+	"gantry/internal/layer"
 	"gantry/internal/runtime/spec"
 )
 
@@ -27,7 +28,7 @@ func mounts(in *Input) ([]spec.Mount, string, error) {
 		if m.Type == mounttypes.TypeTmpfs {
 			continue // below, with its options
 		}
-		b, root, err := bind(h, m)
+		b, root, err := mountOf(in, m)
 		if err != nil {
 			return nil, "", err
 		}
@@ -154,6 +155,57 @@ func sharedMemory(in *Input) *spec.Mount {
 		return &m
 	}
 	return nil
+}
+
+// Source says how a mount is made that is more than a bind of the host path in its MountPoint.
+type Source struct {
+	Path    string // bound instead of the MountPoint's Source
+	Subpath string // what of it is mounted; links in it are followed inside it
+	// Of: Path is in the root of this process.
+	Of           *spec.Process
+	NonRecursive bool
+
+	Type, Device string // a file system mounted anew
+	Options      []string
+
+	Overlay *layer.Overlay // an image, read-only
+
+	// IDMap is a process whose user namespace maps the owners of files on disk to those that the container sees.
+	IDMap *spec.Process
+}
+
+// mountOf makes one mount that the user, or the image, asked for.
+func mountOf(in *Input, m api.MountPoint) (b spec.Mount, root string, err error) {
+	src, ok := in.Sources[m.Destination]
+	if !ok {
+		return bind(in.HostConfig, m)
+	}
+	flags := []string{"rprivate"}
+	if !m.RW {
+		flags = append(flags, "ro")
+	}
+	switch {
+	case src.Overlay != nil:
+		o := src.Overlay
+		b = spec.Mount{Type: "bind", Root: &spec.Root{Base: o.Base, Lower: o.Lower, Target: in.Target}, Source: "/" + src.Subpath, Options: append(flags, "bind", "ro")}
+		src.Subpath = ""
+	case src.Type != "":
+		b = spec.Mount{Type: src.Type, Source: src.Device, Options: append(slices.Clone(src.Options), flags...)}
+	default:
+		if src.Path != "" {
+			m.Source = src.Path
+		}
+		if b, root, err = bind(in.HostConfig, m); err != nil {
+			return b, root, err
+		}
+		if src.NonRecursive && b.Options[0] == "rbind" {
+			b.Options[0] = "bind"
+		}
+		b.Options = slices.Insert(b.Options, 1, src.Options...)
+		b.Of, b.IDMap = src.Of, src.IDMap
+	}
+	b.Target, b.Create, b.Subpath = path.Clean(m.Destination), true, src.Subpath
+	return b, root, nil
 }
 
 // bind makes one -v or --mount type=bind. root is the propagation that the container's root needs for it.

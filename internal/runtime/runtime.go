@@ -58,6 +58,8 @@ type Input struct {
 	// Files is the directory that holds hostname, hosts and resolv.conf; those that are missing are not bound.
 	Files  string
 	Mounts []api.MountPoint // what -v and --mount ask for, with host paths as Source
+	// Sources says of mounts, by destination, what their Source does not.
+	Sources map[string]Source
 	// Netns is the network namespace that is ready for the container; "": it gets one with loopback alone, where it
 	// does not share another's.
 	Netns  string

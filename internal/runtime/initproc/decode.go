@@ -406,6 +406,13 @@ func (d *decoder) mount() (v spec.Mount) {
 			v.Create = d.bool()
 		case "copy_content":
 			v.CopyContent = d.bool()
+		case "subpath":
+			v.Subpath = d.string()
+		case "id_map":
+			if !d.literal("null") {
+				v.IDMap = new(spec.Process)
+				d.process(v.IDMap)
+			}
 		case "of":
 			if !d.literal("null") {
 				v.Of = new(spec.Process)

@@ -126,7 +126,7 @@ func (t *target) mountProc(o mount.Options) (int, error) {
 	if err != unix.EINVAL {
 		return fd, err
 	}
-	tree, err := cloneFrom(t.dir, "/proc", false)
+	tree, err := cloneFrom(t.dir, "/proc", "", false)
 	if err != nil {
 		return -1, err
 	}

@@ -40,7 +40,7 @@ func (l *launch) mount(m *spec.Mount) error {
 	switch {
 	case o.Remount:
 		return l.remount(m, o)
-	case m.Type == "bind" || o.Bind:
+	case m.Type == "bind" || o.Bind || m.Subpath != "":
 		return l.bind(m, o)
 	}
 	target, err := l.target(m, true)
@@ -145,9 +145,14 @@ func (l *launch) attach(path string, fd, target int, o mount.Options) error {
 }
 
 func (l *launch) bind(m *spec.Mount, o mount.Options) error {
-	fd, err := l.openSource(m, o.Recursive)
+	fd, err := l.openSource(m, o)
 	if err != nil {
 		return err
+	}
+	if m.IDMap != nil {
+		if err := mapOwners(fd, *m.IDMap, o.Recursive); err != nil {
+			return err
+		}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -196,11 +201,33 @@ func (l *launch) bind(m *spec.Mount, o mount.Options) error {
 }
 
 // openSource makes a detached copy of what is to be bound.
-func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
-	if m.Root != nil {
+func (l *launch) openSource(m *spec.Mount, o mount.Options) (int, error) {
+	recursive := o.Recursive
+	switch {
+	case m.Of != nil:
+	case m.Root != nil:
 		return l.openInside(m.Root, m.Source)
-	}
-	if m.Of == nil {
+	case m.Type != "bind" && !o.Bind:
+		fd, err := mount.New(m.Type, source(m), o)
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(fd)
+		// Only what is in the mount namespace can be cloned in part (open_tree(2)): it is there for a moment, on top of the
+		// root, whose descriptor still leads to what is below.
+		if err := mount.Attach(fd, l.root.Fd()); err != nil {
+			return -1, err
+		}
+		defer unix.Unmount(fdPath(fd), unix.MNT_DETACH)
+		return clonePart(fs.RootAt(fd), m.Subpath, false)
+	case m.Subpath != "":
+		dir, err := fs.OpenRoot(m.Source)
+		if err != nil {
+			return -1, err
+		}
+		defer dir.Close()
+		return clonePart(dir, m.Subpath, recursive)
+	default:
 		return mount.Clone(unix.AT_FDCWD, m.Source, recursive)
 	}
 	dir, err := openProcess(*m.Of)
@@ -208,7 +235,33 @@ func (l *launch) openSource(m *spec.Mount, recursive bool) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(dir)
-	return cloneFrom(dir, m.Source, recursive)
+	return cloneFrom(dir, m.Source, m.Subpath, recursive)
+}
+
+// clonePart makes a detached copy of what is at subpath below root. Links on the way are followed inside root: whoever
+// can write a volume must not lead a mount out of it.
+func clonePart(root fs.Root, subpath string, recursive bool) (int, error) {
+	fd, err := root.Open("/"+subpath, unix.O_PATH, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return mount.Clone(fd, "", recursive)
+}
+
+// mapOwners has the files of the detached mount fd seen through the user namespace of a process.
+func mapOwners(fd int, p spec.Process, recursive bool) error {
+	dir, err := openProcess(p)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	ns, err := unix.Openat(dir, "ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	return mount.SetIDMap(fd, ns, recursive)
 }
 
 // openInside makes a detached copy of a part of another file system, whose links are followed inside it.
@@ -219,25 +272,23 @@ func (l *launch) openInside(r *spec.Root, path string) (int, error) {
 		root, err = fs.OpenRoot(r.Dir)
 	} else {
 		var fd int
-		fd, err = l.mountOverlay(r)
+		if fd, err = l.mountOverlay(r); err == nil {
+			// What is on the target below, the container's own root perhaps, must not stay covered.
+			defer unix.Unmount(r.Target, unix.MNT_DETACH)
+		}
 		root = fs.RootAt(fd)
 	}
 	if err != nil {
 		return -1, err
 	}
 	defer root.Close()
-	fd, err := root.Open(path, unix.O_PATH, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(fd)
-	return mount.Clone(fd, "", false)
+	return clonePart(root, path, false)
 }
 
 // cloneFrom makes a detached copy of the mount at path in the mount namespace of the process whose directory in
 // /proc is dir. That is only allowed from within; the main thread goes there and back, for which it needs a
 // root and a working directory that it shares with no other thread (setns(2)).
-func cloneFrom(dir int, path string, recursive bool) (int, error) {
+func cloneFrom(dir int, path, subpath string, recursive bool) (int, error) {
 	own, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -253,7 +304,7 @@ func cloneFrom(dir int, path string, recursive bool) (int, error) {
 	fd, err := fs.RootAt(unix.AT_FDCWD).Open(path, unix.O_PATH, 0)
 	tree := -1
 	if err == nil {
-		tree, err = mount.Clone(fd, "", recursive)
+		tree, err = clonePart(fs.RootAt(fd), subpath, recursive)
 		unix.Close(fd)
 	}
 	if back := unix.Setns(own, unix.CLONE_NEWNS); back != nil {

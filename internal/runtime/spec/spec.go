@@ -127,12 +127,17 @@ type Root struct {
 
 // Mount is one mount(2) inside the root. Target is resolved inside the root, never following a link out of it.
 type Mount struct {
-	Type        string   `json:"type"`             // "bind", "tmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"
+	Type        string   `json:"type"`             // "bind", "tmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue" or any other file system
 	Source      string   `json:"source,omitempty"` // a host path, for bind
 	Target      string   `json:"target"`
 	Options     []string `json:"options,omitempty"`      // as in mount(8): ro, nosuid, rbind, size=…, rprivate, …
 	Create      bool     `json:"create,omitempty"`       // make a missing target
 	CopyContent bool     `json:"copy_content,omitempty"` // tmpfs with tmpcopyup
+	// Subpath is what of the source is mounted: it is resolved inside it, never following a link out of it.
+	Subpath string `json:"subpath,omitempty"`
+	// IDMap is a process in whose user namespace the files of a bind are seen: an owner on disk is an ID inside the namespace, and
+	// the container sees the one outside that it stands for (mount_setattr(2), MOUNT_ATTR_IDMAP, Linux 5.12).
+	IDMap *Process `json:"id_map,omitempty"`
 	// Of: the source of a bind is a path in this process's root and mount namespace, not on the host (the
 	// /dev/shm of --ipc container:).
 	Of *Process `json:"of,omitempty"`
