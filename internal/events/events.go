@@ -95,6 +95,11 @@ func (b *Bus) Network(action, id string, attrs map[string]string) {
 	b.publish(api.NetworkEventType, action, id, attrs)
 }
 
+// Volume publishes what happened to a volume. attrs should hold "driver".
+func (b *Bus) Volume(action, name string, attrs map[string]string) {
+	b.publish(api.VolumeEventType, action, name, attrs)
+}
+
 // Daemon publishes what happened to the engine.
 func (b *Bus) Daemon(action, id string, attrs map[string]string) {
 	b.publish(api.DaemonEventType, action, id, attrs)

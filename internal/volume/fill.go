@@ -1,0 +1,179 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
+	"gantry/internal/failpoint"
+	kernelfs "gantry/internal/kernel/fs"
+	"gantry/internal/layer"
+)
+
+// Fill copies the directory at path in the image's root that open opens into the volume, which container holds, if the
+// volume is empty; owner and mode of the directory go with it. An image without the directory changes nothing. With durable, it is
+// on disk when Fill returns.
+//
+// The copy is made beside the data and comes into its place by one rename, which the kernel refuses where something has come
+// into the data meanwhile. Where another container has the volume it may have the empty directory open: then the
+// copy goes into it entry by entry, and a crash in between is carried on by the next engine.
+func (s *Service) Fill(ctx context.Context, container, name string, open func() (kernelfs.Root, error), path string, durable bool) error {
+	s.mu.Lock()
+	v, err := s.find(name)
+	s.mu.Unlock()
+	if err != nil || v.mounted() {
+		return err
+	}
+	v.work.Lock()
+	defer v.work.Unlock()
+	if empty, err := isEmpty(s.data(name)); err != nil || !empty {
+		return err
+	}
+	root, err := open()
+	if err != nil {
+		return err
+	}
+
+	from, err := root.Open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return errs.Internal.Errorf("cannot mount volume over existing file, file exists %s", path)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	s.mu.Lock()
+	others := len(v.holders)
+	if _, own := v.holders[container]; own {
+		others--
+	}
+	s.mu.Unlock()
+	err = s.fill(ctx, v, others > 0, durable, func(to int) error {
+		_, err := layer.CopyTree(ctx, to, from, layer.CopyOptions{Image: true})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("failed to populate volume: %w", err)
+	}
+	return nil
+}
+
+// fill has put write into a directory that then becomes the data of v, if that is empty. v.work is held.
+func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write func(to int) error) error {
+	empty, err := isEmpty(s.data(v.Name))
+	if err != nil || !empty {
+		return err
+	}
+	staged := filepath.Join(s.dir(v.Name), fillDir)
+	if err := s.aside(staged); err != nil {
+		return err
+	}
+	if err := s.makeData(v, staged); err != nil {
+		return err
+	}
+	to, err := unix.Open(staged, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(to)
+	if err = write(to); err == nil && durable {
+		err = unix.Syncfs(to)
+	}
+	if err != nil {
+		return errors.Join(err, s.aside(staged))
+	}
+	failpoint.Hit("volume.fill.staged")
+	if !shared && !v.limited() {
+		err := unix.Rename(staged, s.data(v.Name)) // not os.Rename, which refuses to replace even an empty directory
+		if err == unix.ENOTEMPTY || err == unix.EEXIST {
+			return s.aside(staged)
+		}
+		failpoint.Hit("volume.fill.done")
+		return err
+	}
+	if err := s.change(v, func(r *record) { r.Under = underFilling }); err != nil {
+		return errors.Join(err, s.aside(staged))
+	}
+	if err := s.pour(v.Name); err != nil {
+		return err
+	}
+	failpoint.Hit("volume.fill.done")
+	return s.change(v, func(r *record) { r.Under = "" })
+}
+
+// makeData makes a directory that may become the data of v.
+func (s *Service) makeData(v *vol, path string) error { return os.Mkdir(path, 0o755) }
+
+// pour moves what is in _fill into _data, each entry by one rename, and last the directory's own owner and mode. It may run twice.
+func (s *Service) pour(name string) error {
+	staged, data := filepath.Join(s.dir(name), fillDir), s.data(name)
+	entries, err := os.ReadDir(staged)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// What a container has made meanwhile under the same name stays.
+		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(staged, e.Name()), unix.AT_FDCWD, filepath.Join(data, e.Name()), unix.RENAME_NOREPLACE)
+		if err != nil && err != unix.EEXIST {
+			return &os.PathError{Op: "move", Path: filepath.Join(data, e.Name()), Err: err}
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(staged, &st); err != nil {
+		return err
+	}
+	if err := os.Lchown(data, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(data, st.Mode&0o7777); err != nil {
+		return err
+	}
+	return s.aside(staged)
+}
+
+func isEmpty(dir string) (bool, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(1)
+	if len(names) > 0 {
+		return false, nil
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return err == nil, err
+}
+
+// Size returns the bytes of the volume's files, and how many containers hold it.
+func (s *Service) Size(ctx context.Context, name string) (bytes int64, links int, err error) {
+	s.mu.Lock()
+	v, err := s.find(name)
+	if err == nil {
+		links = len(v.holders)
+		if v.mounted() {
+			s.mu.Unlock()
+			return 0, links, nil // its files are not on our disk
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return 0, 0, err
+	}
+	bytes, err = layer.Usage(ctx, s.data(name))
+	return bytes, links, err
+}

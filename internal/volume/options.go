@@ -1,0 +1,71 @@
+package volume
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+
+	"gantry/internal/errs"
+)
+
+// needs are the options of Docker's local driver, and which others each wants.
+var needs = map[string][]string{"type": {"device"}, "device": {"type"}, "o": {"device", "type"}, "size": nil}
+
+// checkOptions refuses what Docker's local driver refuses.
+func checkOptions(o map[string]string) error {
+	for k := range o {
+		if _, ok := needs[k]; !ok {
+			return errs.Invalid.Errorf("invalid option: %q", k)
+		}
+	}
+	if v, ok := o["size"]; ok {
+		if _, err := units.RAMInBytes(v); err != nil {
+			return errs.Invalid.Wrap(err)
+		}
+	}
+	for _, k := range []string{"device", "type", "o"} {
+		if _, ok := o[k]; !ok {
+			continue
+		}
+		for _, other := range needs[k] {
+			if _, ok := o[other]; !ok {
+				return errs.Invalid.Errorf("missing required option: %q", other)
+			}
+		}
+	}
+	return nil
+}
+
+// Source says how a volume is mounted: a folder of the host that is bound, or a file system of its own.
+type Source struct {
+	Path string // bound, with Recursive all that is mounted in it
+
+	Type, Device string // when Type is not empty: mounted anew
+	Options      []string
+	Recursive    bool
+	// From names another container that has the file system mounted and holds its content: a tmpfs is shared by being bound
+	// from there, at the place where that container has this volume.
+	From string
+}
+
+// source makes a Source of the options.
+func (s *Service) source(r *record) Source {
+	if r.Options["type"] == "" && r.Options["device"] == "" {
+		return Source{Path: s.data(r.Name), Recursive: true}
+	}
+	var words []string
+	for w := range strings.SplitSeq(r.Options["o"], ",") {
+		if w = strings.TrimSpace(w); w != "" {
+			words = append(words, w)
+		}
+	}
+	recursive := slices.Contains(words, "rbind")
+	if recursive || slices.Contains(words, "bind") {
+		return Source{Path: r.Options["device"], Recursive: recursive, Options: slices.DeleteFunc(words, func(w string) bool { return w == "bind" || w == "rbind" })}
+	}
+	return Source{Type: r.Options["type"], Device: r.Options["device"], Options: words}
+}
+
+// mounted reports whether the options ask for a mount of something else than the volume's own folder.
+func (r *record) mounted() bool { return r.Options["type"] != "" }
