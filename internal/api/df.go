@@ -68,9 +68,8 @@ func (s *Server) systemDf(c *call) error {
 		}
 	}
 	if asked(system.VolumeObject) {
-		out.VolumeUsage = &volume.DiskUsage{}
-		if out.legacyDiskUsage != nil {
-			out.Volumes = []volume.Volume{}
+		if err := s.volumeUsage(c, &out, verbose); err != nil {
+			return err
 		}
 	}
 	if asked(system.BuildCacheObject) {

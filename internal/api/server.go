@@ -26,6 +26,7 @@ import (
 	"gantry/internal/kernel/peer"
 	"gantry/internal/network"
 	"gantry/internal/trash"
+	"gantry/internal/volume"
 )
 
 // Deps is what a Server needs.
@@ -33,6 +34,7 @@ type Deps struct {
 	Containers *container.Service
 	Images     *image.Service
 	Networks   *network.Service // nil: none can be made
+	Volumes    *volume.Service
 	Builds     *builder.Service // nil: nothing is built
 	BuildFiles *session.Files   // with Builds: what clients' builds sent
 	Trash      *trash.Bin       // nil: what is removed is gone

@@ -293,7 +293,8 @@ func TestRoutesAreDockers(t *testing.T) {
 		if strings.HasPrefix(path, "/gantry/") { // our own
 			continue
 		}
-		if !spec.Describes(r.method, path) && !undescribed[r.method+" "+r.pattern] {
+		beyond := strings.HasPrefix(r.pattern, "/volumes/{name}/") // what Docker's volumes can't do
+		if !spec.Describes(r.method, path) && !undescribed[r.method+" "+r.pattern] && !beyond {
 			t.Errorf("%s %s is not Docker's", r.method, r.pattern)
 		}
 	}

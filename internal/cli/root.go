@@ -11,6 +11,7 @@ import (
 	"gantry/internal/cli/network"
 	"gantry/internal/cli/registry"
 	"gantry/internal/cli/system"
+	"gantry/internal/cli/volume"
 )
 
 // groups returns the nouns.
@@ -40,6 +41,9 @@ func groups() []*command.Group {
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
 			system.DiskUsage, system.Events, system.Info,
+		}},
+		{Name: "volume", Short: "Manage volumes", Commands: []*command.Command{
+			volume.Clone, volume.Create, volume.Export, volume.Import, volume.Inspect, volume.List, volume.Prune, volume.Remove, volume.Snapshot, volume.Update,
 		}},
 	}
 }

@@ -23,11 +23,11 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 	if r.Config == nil {
 		return "", nil, errs.Invalid.Errorf("config cannot be empty in order to create a container")
 	}
-	now, warnings, err := s.plan(ctx, &r)
+	now, volumes, warnings, err := s.plan(ctx, &r)
 	if err != nil {
 		return "", nil, err
 	}
-	c, err := s.create(now)
+	c, err := s.create(ctx, now, volumes)
 	if err != nil {
 		return "", nil, err
 	}
@@ -36,68 +36,68 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 }
 
 // plan decides everything about the new container, and changes nothing.
-func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []string, error) {
+func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []VolumeRequest, []string, error) {
 	name := ""
 	if r.Name != "" {
 		var err error
 		if name, err = checkName(r.Name); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	user := *r.Config
 	if err := checkConfig(&user); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	host := fillHostConfig(r.HostConfig, &s.Defaults)
 	if err := checkHostConfig(host); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if host.NetworkMode.IsDefault() && s.Networks != nil {
 		name, err := s.Connector.Name("default")
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		host.NetworkMode = api.NetworkMode(name)
 	}
 	endpoints, err := s.endpoints(host, r.Networking)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if endpoints, err = s.named(endpoints); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	img, err := s.Images.Image(ctx, user.Image)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := checkPlatform(r.Platform, &img); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	config, err := mergeConfig(&user, &img.Config.Config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := checkConfig(config); err != nil { // an image's own settings may be as wrong as a user's
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	mounts, err := mountPoints(host)
+	mounts, err := s.mountPlan(ctx, host, config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := s.resolveJoins(host); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	warnings, err := s.Builder.Validate(config, host)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	res, err := runtime.Resources(host)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	_, more, err := s.Cgroups.Check(res)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	warnings = append(warnings, more...)
 	if host.NetworkMode.IsHost() && len(host.PortBindings) > 0 {
@@ -107,14 +107,14 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 	switch {
 	case host.NetworkMode.IsHost() || host.UTSMode.IsHost():
 		if host.UTSMode.IsHost() && config.Hostname != "" {
-			return nil, nil, errs.Invalid.Errorf("conflicting options: hostname and the UTS mode")
+			return nil, nil, nil, errs.Invalid.Errorf("conflicting options: hostname and the UTS mode")
 		}
 		if config.Hostname == "" {
 			config.Hostname, _ = os.Hostname()
 		}
 	case host.NetworkMode.IsContainer():
 		if config.Hostname != "" {
-			return nil, nil, errs.Invalid.Errorf("conflicting options: hostname and the network mode")
+			return nil, nil, nil, errs.Invalid.Errorf("conflicting options: hostname and the network mode")
 		}
 		if other, err := s.Get(host.NetworkMode.ConnectedContainer()); err == nil {
 			config.Hostname, config.Domainname = other.Config.Hostname, other.Config.Domainname
@@ -125,13 +125,13 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []stri
 	argv := append(append([]string(nil), config.Entrypoint...), config.Cmd...)
 	img.Config = platformOnly(&img.Config)
 	snap := &Snapshot{ID: id, Name: name, Created: time.Now().UTC(), Image: img, Config: config, HostConfig: host,
-		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts, Wanted: endpoints}
+		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts.points, MountOptions: mounts.options, Wanted: endpoints}
 	if s.private(snap) {
 		if err := s.Networks.Check(snap.request()); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
-	return snap, warnings, nil
+	return snap, mounts.volumes, warnings, nil
 }
 
 // platformOnly drops what has been merged into the container's own configuration: ten thousand containers
@@ -196,7 +196,7 @@ func (s *Service) resolveJoins(h *api.HostConfig) error {
 }
 
 // create carries out a plan in recorded steps.
-func (s *Service) create(now *Snapshot) (*container, error) {
+func (s *Service) create(ctx context.Context, now *Snapshot, volumes []VolumeRequest) (*container, error) {
 	name, err := s.reserveName(now.Name, now.ID)
 	if err != nil {
 		return nil, err
@@ -224,6 +224,7 @@ func (s *Service) create(now *Snapshot) (*container, error) {
 			}
 			return os.Mkdir(filepath.Join(s.Root, now.ID, "rootfs"), 0o755)
 		}, func() { s.removeDir(now.ID) }},
+		{"volumes", func() error { return s.takeVolumes(ctx, now, volumes, behind) }, func() { s.leaveVolumes(now.ID, now.volumeNames(true)) }},
 		{"record", func() error {
 			recorded = s.State.Submit(func(tx state.Tx) error { return f.reserve(tx) })
 			if behind {

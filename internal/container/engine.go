@@ -26,6 +26,8 @@ import (
 type Options struct {
 	Root string // holds a directory for each container: <data-root>/containers
 	Run  string // the exec-root
+	// VolumeRoot is where a volume has its files: VolumeRoot/NAME/_data.
+	VolumeRoot string
 
 	State     *state.Store
 	Images    Images
@@ -36,6 +38,8 @@ type Options struct {
 	Home      *cgroup.Group // the supervisor's own
 	Builder   *runtime.Builder
 	Networks  Networks   // nil: none
+	Volumes   Volumes    // nil: none
+	Mounter   Mounter    // nil without Volumes
 	Connector Connector  // nil without Networks
 	Trash     *trash.Bin // nil: what is removed is gone
 	Parking   Parking    // nil without Trash
@@ -162,10 +166,10 @@ func (s *Service) all() []Snapshot {
 	return list
 }
 
-// ImageUsers returns the containers that were made from the image, running ones first; image removal asks.
+// ImageUsers returns the containers that were made from the image or have it mounted, running ones first; image removal asks.
 func (s *Service) ImageUsers(id digest.Digest) (users []Snapshot) {
 	for _, c := range s.all() {
-		if c.Image.ID == id {
+		if c.Image.ID == id || c.mountsImage(id) {
 			users = append(users, c)
 		}
 	}
@@ -222,6 +226,7 @@ func (s *Service) exited(e supervisor.Exit) {
 		x.ended(e)
 	default:
 		s.leave(e.ID)
+		s.unmounted(e.ID)
 		s.forget(e.ID)
 	}
 }

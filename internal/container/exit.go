@@ -55,6 +55,7 @@ func (c *container) ended(e supervisor.Exit) {
 	kept.Exit, kept.OOM, kept.Manual = &e, c.now.OOMKilled, c.manual
 	err := s.writeLive(c.id, &kept)
 	s.leave(c.id) // first: who hears of the end may want the port
+	s.unmounted(c.id)
 	c.announce(ran)
 	if err != nil {
 		s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
@@ -189,8 +190,9 @@ func (c *container) oomKilled() bool {
 
 // removal is a forced removal that waits for the end.
 type removal struct {
-	ctx  context.Context // says whether it is for good (package trash)
-	done []chan error
+	ctx     context.Context // says whether it is for good (package trash)
+	done    []chan error
+	volumes bool // anonymous ones go too
 }
 
 // errRemoveRunning is how a removal of what runs is refused.

@@ -129,8 +129,6 @@ func checkHostConfig(h *api.HostConfig) error {
 		return bad("invalid isolation '%s' on linux", h.Isolation)
 	case len(h.Links) > 0:
 		return errs.NotImplemented.Errorf("links are not supported")
-	case len(h.VolumesFrom) > 0:
-		return errVolumes("--volumes-from")
 	case len(h.DeviceRequests) > 0:
 		d := h.DeviceRequests[0]
 		return bad("could not select device driver %q with capabilities: %v", d.Driver, d.Capabilities)

@@ -28,7 +28,7 @@ const (
 
 // The steps of each, in their order. Every one is written to the journal before it is done.
 var opSteps = map[string][]string{
-	opCreate: {"dir", "record"},
+	opCreate: {"dir", "volumes", "record"},
 	opStart:  {"cgroup", "network", "files", "launch", "live"},
 	opStop:   {"signal", "ended"},
 	opRemove: {"mark", "kill", "cgroup", "record", "files"},
@@ -61,6 +61,8 @@ type intent struct {
 	Name   string      `json:"name,omitempty"`   // remove: to be freed
 	Item   *trash.Item `json:"item,omitempty"`   // remove: what goes into the trash
 	Kill   bool        `json:"-"`                // remove: carried on by a later daemon
+	// Volumes go with the container that is removed, unless somebody else holds them.
+	Volumes []string `json:"volumes,omitempty"`
 }
 
 // journal is the record of one operation under way on one container. It lies in the exec-root: it is there

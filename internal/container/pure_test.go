@@ -208,16 +208,20 @@ func TestParseBind(t *testing.T) {
 		"/a/../x/:/b/":      bind("/x", "/b", true, "rprivate", ""),
 		"/a:/b:ro":          bind("/a", "/b", false, "rprivate", "ro"),
 		"/a:/b:rw,rslave,z": bind("/a", "/b", true, "rslave", "rw,rslave,z"),
+		"vol:/b:ro,nocopy":  {Type: mount.TypeVolume, Name: "vol", Destination: "/b", Mode: "ro,nocopy"},
+		"vol:/b":            {Type: mount.TypeVolume, Name: "vol", Destination: "/b", RW: true},
+		"/anon":             {Type: mount.TypeVolume, Destination: "/anon", RW: true},
+		"/a:/b:map=1:2,ro":  bind("/a", "/b", false, "rprivate", "map=1:2,ro"),
 	} {
-		if got, err := parseBind(s); err != nil || !reflect.DeepEqual(got, want) {
+		if got, _, err := parseBind(s); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("parseBind(%q) = %+v, %v", s, got, err)
 		}
 	}
 	for s, kind := range map[string]errs.Kind{
-		"": errs.Invalid, "/a": errs.Invalid, ":/b": errs.Invalid, "/a:b": errs.Invalid, "/a:/": errs.Invalid, "/a:/b:xx": errs.Invalid, "/a:/b:ro,rw": errs.Invalid,
-		"/a:/b:ro:x": errs.Invalid, "vol:/b": errs.NotImplemented,
+		"": errs.Invalid, ":/b": errs.Invalid, "/a:b": errs.Invalid, "/a:/": errs.Invalid, "/a:/b:xx": errs.Invalid, "/a:/b:ro,rw": errs.Invalid,
+		"/a:/b:ro:x": errs.Invalid, "/a:ro": errs.Invalid, "/a:/b:nocopy": errs.Invalid, "vol:/b:rslave": errs.Invalid, "/a:/b:map=x": errs.Invalid, "vol:/b:map": errs.Invalid,
 	} {
-		if _, err := parseBind(s); !kind.Is(err) {
+		if _, _, err := parseBind(s); !kind.Is(err) {
 			t.Errorf("parseBind(%q): %v", s, err)
 		}
 	}
@@ -225,32 +229,52 @@ func TestParseBind(t *testing.T) {
 
 func FuzzParseBind(f *testing.F) {
 	f.Add("/a:/b:ro")
-	f.Add("a:b")
+	f.Add("a:/b:nocopy")
+	f.Add("/a:/b:map=1:2")
 	f.Fuzz(func(t *testing.T, s string) {
-		if m, err := parseBind(s); err == nil && (m.Destination == "/" || m.Destination[0] != '/' || m.Source[0] != '/') {
+		if m, _, err := parseBind(s); err == nil && (m.Destination == "/" || m.Destination[0] != '/' || m.Type == mount.TypeBind && m.Source[0] != '/') {
 			t.Fatalf("%q: %+v", s, m)
 		}
 	})
 }
 
+type noVolumes struct{ Volumes }
+
 func TestMountPoints(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	got, err := mountPoints(&api.HostConfig{Binds: []string{"/h/x:/a/b/c"}, Mounts: []mount.Mount{{Type: mount.TypeBind, Source: dir, Target: "/a", ReadOnly: true}, {Type: mount.TypeTmpfs, Target: "/a/t"}}})
+	plan := func(h *api.HostConfig, volumes ...string) ([]api.MountPoint, error) {
+		c := &api.Config{Volumes: map[string]struct{}{}}
+		for _, v := range volumes {
+			c.Volumes[v] = struct{}{}
+		}
+		p, err := (&Service{Options: Options{VolumeRoot: "/v", Volumes: noVolumes{}}}).mountPlan(t.Context(), h, c)
+		if err != nil {
+			return nil, err
+		}
+		return p.points, nil
+	}
+	got, err := plan(&api.HostConfig{Binds: []string{"/h/x:/a/b/c"}, Mounts: []mount.Mount{{Type: mount.TypeBind, Source: dir, Target: "/a", ReadOnly: true}, {Type: mount.TypeTmpfs, Target: "/a/t"}}})
 	if err != nil || len(got) != 3 || got[0].Destination != "/a" || got[1].Destination != "/a/t" || got[2].Destination != "/a/b/c" || got[0].RW {
+		t.Errorf("%+v, %v", got, err)
+	}
+	got, err = plan(&api.HostConfig{Binds: []string{"vol:/a"}, Tmpfs: map[string]string{"/t": ""}}, "/a/", "/t", "/img", "/a/b")
+	if err != nil || len(got) != 3 || got[0].Source != "/v/vol/_data" || got[0].Mode != "z" || got[1].Destination != "/img" || len(got[1].Name) != 64 || got[2].Destination != "/a/b" {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, c := range []struct {
 		h    api.HostConfig
 		want string
 	}{
+		{api.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeVolume, Target: "/a", ReadOnly: true}}}, `invalid mount config for type "volume": must not set ReadOnly mode when using anonymous volumes`},
+		{api.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "v1", Target: "/a", VolumeOptions: &mount.VolumeOptions{Subpath: "../x"}}}}, `invalid mount config for type "volume": subpath must be a relative path within the volume`},
 		{api.HostConfig{Binds: []string{"/x:/a", "/y:/a"}}, "Duplicate mount point: /a"},
 		{api.HostConfig{Binds: []string{"/x:/a"}, Tmpfs: map[string]string{"/a": ""}}, "Duplicate mount point: /a"},
 		{api.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/nonexistent/dir", Target: "/a"}}}, `invalid mount config for type "bind": bind source path does not exist: /nonexistent/dir`},
 		{api.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Target: "/a"}}}, `invalid mount config for type "bind": field Source must not be empty`},
 		{api.HostConfig{Mounts: []mount.Mount{{Type: "bogus", Target: "/a"}}}, `invalid mount config for type "bogus": mount type unknown`},
 	} {
-		if _, err := mountPoints(&c.h); err == nil || err.Error() != c.want {
+		if _, err := plan(&c.h); err == nil || err.Error() != c.want {
 			t.Errorf("%v, want %q", err, c.want)
 		}
 	}

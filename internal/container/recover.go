@@ -28,13 +28,19 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, p := range s.Processes.Processes() {
 		procs[p.ID] = p
 	}
-	if err := s.recoverCreates(journals); err != nil {
-		return err
-	}
+	// Whoever holds a volume must be known before anything is undone that could remove one.
 	records, err := s.readRecords()
 	if err != nil {
 		return err
 	}
+	s.keepVolumes(records)
+	if err := s.recoverCreates(journals); err != nil {
+		return err
+	}
+	if records, err = s.readRecords(); err != nil {
+		return err
+	}
+	s.keepVolumes(records)
 	if err := s.settleParked(records); err != nil {
 		return fmt.Errorf("read the trash: %w", err)
 	}
@@ -51,7 +57,7 @@ func (s *Service) recover(ctx context.Context) error {
 			if r != nil {
 				name = r.Name
 			}
-			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Item: l.Item, Kill: true}, nil, false, func() {}); err != nil {
+			if err := s.erase(intent{Op: opRemove, ID: l.ID, Name: name, Parent: l.Parent, Item: l.Item, Kill: true, Volumes: l.Volumes}, nil, false, func() {}); err != nil {
 				return fmt.Errorf("finish the removal of container %s: %w", l.ID, err)
 			}
 			continue
@@ -141,6 +147,7 @@ func (s *Service) recoverCreates(journals []*left) error {
 				return fmt.Errorf("finish the creation of container %s: %w", l.ID, err)
 			}
 		} else if !there {
+			s.leaveVolumes(l.ID, (&Snapshot{Mounts: l.Record.Mounts, MountOptions: l.Record.MountOptions}).volumeNames(true))
 			s.removeDir(l.ID)
 		}
 		l.discard()
@@ -157,6 +164,7 @@ func (c *container) reconcile(p *supervisor.Process, l *live, j *left) (start bo
 	if j != nil && j.Op == opStart && p == nil {
 		// The launch had not come about, or nobody holds it any more: undo.
 		c.s.leave(c.id)
+		c.s.unmounted(c.id)
 		if j.reached("cgroup") {
 			s.removeCgroup(c.id, j.Parent, nil)
 		}
@@ -248,6 +256,9 @@ func (c *container) adopt(l *live) {
 	}
 	c.now.RestartCount = max(c.now.RestartCount, l.Restarts)
 	c.now.ExitCode, c.now.Error, c.now.OOMKilled, c.now.FinishedAt = 0, "", false, time.Time{}
+	if s := c.s; s.Mounter != nil {
+		s.Mounter.Mounted(c.id, c.now.volumeNames(false))
+	}
 	c.publish()
 }
 
@@ -260,6 +271,7 @@ func (c *container) endRecovered(e supervisor.Exit, oom bool) {
 		c.s.Log.Error("recording the end of a container failed", "container", c.id, "err", err)
 	}
 	c.s.leave(c.id)
+	c.s.unmounted(c.id)
 	c.announce(ran)
 	c.s.removeCgroup(c.id, c.s.cgroupParent(&c.now), dirs)
 	c.saveEnd(kept)

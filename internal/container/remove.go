@@ -9,8 +9,8 @@ import (
 	"gantry/internal/state"
 )
 
-// Remove deletes it; running, only with force. Anonymous volumes are part of the writable layer, so volumes
-// changes nothing yet.
+// Remove deletes it; running, only with force. With volumes, its anonymous volumes go with it, unless another
+// container holds them.
 func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link bool) error {
 	if link {
 		return errs.NotImplemented.Errorf("links are not supported")
@@ -20,7 +20,7 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link b
 		return err
 	}
 	result := make(chan error, 1)
-	if err := c.do(ctx, func() error { return c.beginRemove(ctx, force, ref, result) }); err != nil {
+	if err := c.do(ctx, func() error { return c.beginRemove(ctx, force, volumes, ref, result) }); err != nil {
 		return err
 	}
 	select {
@@ -32,11 +32,11 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link b
 }
 
 // beginRemove answers on result when the container is gone.
-func (c *container) beginRemove(ctx context.Context, force bool, ref string, result chan error) error {
+func (c *container) beginRemove(ctx context.Context, force, volumes bool, ref string, result chan error) error {
 	if c.remove != nil || c.now.Status == Removing {
 		return errs.Conflict.Errorf("removal of container %s is already in progress", ref)
 	}
-	c.remove = &removal{ctx: ctx, done: []chan error{result}}
+	c.remove = &removal{ctx: ctx, done: []chan error{result}, volumes: volumes}
 	switch c.now.Status {
 	case Restarting:
 		if !force {
@@ -88,7 +88,11 @@ func (c *container) finishRemove() {
 	if err != nil {
 		s.Log.Warn("a container is removed for good", "container", c.id, "err", err)
 	}
-	err = s.erase(intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now), Item: item}, left, c.now.HostConfig.AutoRemove, func() {
+	in := intent{Op: opRemove, ID: c.id, Name: c.now.Name, Parent: s.cgroupParent(&c.now), Item: item}
+	if c.remove.volumes || c.now.HostConfig.AutoRemove {
+		in.Volumes = c.now.volumeNames(true)
+	}
+	err = s.erase(in, left, c.now.HostConfig.AutoRemove, func() {
 		// The name is free: nobody finds the container any more.
 		s.mu.Lock()
 		delete(s.byID, c.id)
@@ -187,6 +191,7 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 		s.Trash.Add(in.Item)
 		s.park(in.ID)
 	}
+	s.leaveVolumes(in.ID, in.Volumes)
 	freed()
 	if err := j.record("files"); err != nil {
 		s.Log.Warn("removal goes on without its journal", "container", in.ID, "err", err)

@@ -52,6 +52,7 @@ type Snapshot struct {
 	RestartCount int
 	Execs        []string // IDs of those not yet ended
 	Mounts       []api.MountPoint
+	MountOptions map[string]MountOptions // by destination; nil in containers of before volumes
 	// Wanted are the networks that the container is meant for, with what is asked of each; Endpoints and Ports are what
 	// came of it while it runs.
 	Wanted    map[string]*network.EndpointSettings

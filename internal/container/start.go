@@ -117,6 +117,8 @@ func (c *container) launch() error {
 		birth = c.newBirth(early)
 	)
 	var net *Connection
+	unmap := func() {}
+	defer func() { unmap() }()
 	defer func() {
 		if net != nil {
 			net.Done()
@@ -149,7 +151,13 @@ func (c *container) launch() error {
 			if plan.Overlay, err = s.Layers.Overlay(c.now.Image.ChainID, c.id); err != nil {
 				return err
 			}
-			if err := makeSources(c.now.Mounts); err != nil {
+			if err := makeSources(&c.now); err != nil {
+				return err
+			}
+			if plan.Sources, err = s.sources(s.ctx, &c.now); err != nil {
+				return err
+			}
+			if unmap, err = c.mapOwners(plan.Sources); err != nil {
 				return err
 			}
 			if plan.Files, err = c.writeFiles(net); err != nil {
@@ -162,7 +170,7 @@ func (c *container) launch() error {
 			l.Cgroup = Cgroup{Dirs: group.Dirs(), Join: plan.Cgroup}
 			l.Cgroup.Join.PidsMaxFile, l.Cgroup.Join.PidsMax = "", "" // for execs: the limit is in place then
 			return nil
-		}, nil}, // what it wrote is part of the container's directory
+		}, func() { s.unmounted(c.id) }}, // what it wrote is part of the container's directory
 		{"launch", func() error {
 			p, err := birth.finish(plan, group)
 			if err == nil {

@@ -113,6 +113,7 @@ func (k keeper) Restore(ctx context.Context, it trash.Item, as string, taken fun
 		s.releaseName(r.Name, r.ID)
 		return "", err
 	}
+	s.keepVolumes(map[string]*record{r.ID: r}) // those that are gone are made anew when it starts
 	c := s.newContainer(snap)
 	c.post(func() { c.manual = r.Stopped })
 	s.mu.Lock()

@@ -73,7 +73,7 @@ func (c *container) mountFiles(alone bool) (kernelfs.Root, error) {
 	if !alone {
 		for _, m := range c.now.Mounts {
 			if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {
-				binds = append(binds, view.Bind{Source: m.Source, Target: m.Destination, ReadOnly: !m.RW})
+				binds = append(binds, view.Bind{Source: m.Source, Target: m.Destination, ReadOnly: !m.RW, Subpath: c.now.MountOptions[m.Destination].Subpath})
 			}
 		}
 	}

@@ -40,6 +40,7 @@ import (
 	"gantry/internal/state"
 	"gantry/internal/trash"
 	"gantry/internal/version"
+	"gantry/internal/volume"
 )
 
 // engine is what is open.
@@ -52,6 +53,7 @@ type engine struct {
 	builds     *builder.Service
 	buildFiles *session.Files
 	networks   *network.Service // nil where the kernel lets us make none
+	volumes    *volume.Service
 	keeper     *supervisor.Keeper
 	trash      *trash.Bin
 	closers    []func() error // in the order of opening
@@ -112,7 +114,12 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	if err := e.openNetworks(ctx, cfg, st, embedded, log); err != nil {
 		return e, err
 	}
+	if e.volumes, err = volume.Open(volume.Options{Root: filepath.Join(cfg.DataRoot, "volumes"), State: st, Events: e.events, Log: log}); err != nil {
+		return e, err
+	}
+	e.closing(func() error { e.volumes.Close(); return nil })
 	opts := container.Options{
+		VolumeRoot: e.volumes.Root, Volumes: volumes{e.volumes}, Mounter: volumes{e.volumes},
 		Root: filepath.Join(cfg.DataRoot, "containers"), Run: cfg.ExecRoot,
 		State: st, Images: images{e.images}, Layers: layers, Sizer: sizer{layers},
 		Processes: keeper, Cgroups: e.cgroups, Home: home, Builder: builder,
@@ -243,7 +250,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Builds: e.builds, BuildFiles: e.buildFiles, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Volumes: e.volumes, Builds: e.builds, BuildFiles: e.buildFiles, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
 }
 
 // supervisor tells which supervisor serves.

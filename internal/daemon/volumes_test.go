@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gantry/internal/volume"
+)
+
+// volumeOps is a life of volumes in which every step of the service is met: names, an image's content, a container with an
+// anonymous volume, and what is done with whole volumes.
+func volumeOps(autoRemove bool) []struct {
+	method, path string
+	body         any
+} {
+	host := map[string]any{"NetworkMode": "none", "AutoRemove": autoRemove, "Binds": []string{"filled:/bin", "kept:/kept"}}
+	config := map[string]any{"Image": "busybox", "Cmd": []string{"sh", "-c", "echo done >/kept/done"}, "HostConfig": host, "Volumes": map[string]any{"/anon": struct{}{}}}
+	return []struct {
+		method, path string
+		body         any
+	}{
+		{"POST", "/volumes/create", map[string]any{"Name": "doomed", "Labels": map[string]string{"a": "b"}}},
+		{"POST", "/volumes/create", map[string]any{"Name": "kept", "Labels": map[string]string{"a": "b"}}},
+		{"POST", "/containers/create?name=victim", config},
+		{"POST", "/containers/victim/start", nil},
+		{"POST", "/containers/victim/wait?condition=not-running", nil},
+		{"DELETE", "/containers/victim?v=1&force=1", nil},
+		{"DELETE", "/volumes/doomed", nil},
+	}
+}
+
+// TestVolumeCrash kills the engine at every step that volumes take, and at those of the containers that hold them. With the
+// next engine each volume is whole or never was, none is left that went with a container, and nothing lies about.
+func TestVolumeCrash(t *testing.T) {
+	image := busybox(t)
+	e := newEngine(t)
+	e.start()
+	e.must("POST", "/images/load", image, nil)
+	e.stop()
+	points := append(volume.Failpoints(), "container.create.dir", "container.create.volumes", "container.create.record", "container.start.files",
+		"container.remove.mark", "container.remove.record", "container.remove.files")
+	for _, point := range points {
+		for _, autoRemove := range []bool{false, true} {
+			name := point
+			if autoRemove {
+				name += ",rm"
+			}
+			t.Run(name, func(t *testing.T) {
+				e.t = t
+				t.Cleanup(func() { e.cmd.Process.Kill(); e.wait() })
+				volumeCrash(e, point, autoRemove)
+			})
+		}
+	}
+}
+
+func volumeCrash(e *testEngine, point string, autoRemove bool) {
+	t := e.t
+	e.start("GANTRY_FAILPOINT=" + point)
+	dead := false
+	for _, op := range volumeOps(autoRemove) {
+		code, text := e.call(op.method, op.path, op.body, nil)
+		if code == 0 {
+			dead = true
+			break
+		}
+		if code >= 300 && code != 304 && code != 404 && code != 409 {
+			t.Fatalf("%s: %d %s", op.path, code, text)
+		}
+	}
+	if !dead {
+		// Some steps follow the reply.
+		select {
+		case err := <-e.ended:
+			e.ended <- err
+		case <-time.After(10 * time.Second):
+			t.Fatal("the fail point was not reached")
+		}
+	}
+	if err := e.wait(); !e.crashed(err) {
+		t.Fatalf("the engine ended by itself: %v\n%s", err, e.log())
+	}
+	e.start()
+	volumesWhole(e, point)
+	e.call("DELETE", "/containers/victim?v=1&force=1", nil, nil)
+	var list struct{ Volumes []struct{ Name string } }
+	e.must("GET", "/volumes", nil, &list)
+	for _, v := range list.Volumes {
+		if len(v.Name) == 64 {
+			t.Errorf("an anonymous volume is left: %s", v.Name)
+		}
+		e.must("DELETE", "/volumes/"+v.Name, nil, nil)
+	}
+	e.stop() // waits for what follows replies
+	entries, _ := os.ReadDir(filepath.Join(e.root, "data/volumes"))
+	for _, x := range entries {
+		if x.Name() != ".removed" {
+			t.Errorf("left behind: %s", x.Name())
+		}
+	}
+	if removed, _ := os.ReadDir(filepath.Join(e.root, "data/volumes/.removed")); len(removed) > 0 {
+		t.Errorf("removed, but not deleted: %v", removed)
+	}
+	if l := e.leftovers(); len(l) > 0 {
+		t.Errorf("left behind after a crash at %s:\n%s\n%s", point, strings.Join(l, "\n"), e.log())
+	}
+}
+
+// volumesWhole checks what the next engine found.
+func volumesWhole(e *testEngine, point string) {
+	t := e.t
+	var list struct {
+		Volumes []struct {
+			Name, Mountpoint string
+			Labels           map[string]string
+		}
+	}
+	e.must("GET", "/volumes", nil, &list)
+	for _, v := range list.Volumes {
+		var names []string
+		entries, err := os.ReadDir(v.Mountpoint)
+		if err != nil {
+			t.Errorf("%s: %v", v.Name, err)
+		}
+		for _, x := range entries {
+			names = append(names, x.Name())
+		}
+		switch v.Name {
+		case "filled":
+			if whole := []string{"busybox", "cat", "echo", "sh", "sleep"}; len(names) > 0 && !slices.Equal(names, whole) {
+				t.Errorf("after a crash at %s the volume has a part of the image's content: %v", point, names)
+			}
+		case "kept", "doomed":
+			if v.Labels["a"] != "b" {
+				t.Errorf("after a crash at %s the volume %s has lost its labels", point, v.Name)
+			}
+		}
+		inside, _ := os.ReadDir(filepath.Dir(v.Mountpoint))
+		for _, x := range inside {
+			if x.Name() == "_fill" || x.Name() == "_new" {
+				t.Errorf("after a crash at %s %s/%s is left", point, v.Name, x.Name())
+			}
+		}
+	}
+}
