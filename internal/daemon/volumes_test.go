@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"archive/tar"
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,9 +31,27 @@ func volumeOps(autoRemove bool) []struct {
 		{"POST", "/containers/victim/start", nil},
 		{"POST", "/containers/victim/wait?condition=not-running", nil},
 		{"DELETE", "/containers/victim?v=1&force=1", nil},
+		{"POST", "/volumes/source/import", fiveFiles()},
+		{"POST", "/volumes/source/clone?to=copy", nil},
+		{"POST", "/volumes/source/snapshots?name=one", nil},
+		{"POST", "/volumes/source/restore?snapshot=one", nil},
 		{"DELETE", "/volumes/doomed", nil},
 	}
 }
+
+// fiveFiles is an archive, by the names of the files in it.
+func fiveFiles() []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range five {
+		w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: 1, Typeflag: tar.TypeReg})
+		w.Write([]byte("x"))
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+var five = []string{"1", "2", "3", "4", "5"}
 
 // TestVolumeCrash kills the engine at every step that volumes take, and at those of the containers that hold them. With the
 // next engine each volume is whole or never was, none is left that went with a container, and nothing lies about.
@@ -133,6 +153,21 @@ func volumesWhole(e *testEngine, point string) {
 		case "filled":
 			if whole := []string{"busybox", "cat", "echo", "sh", "sleep"}; len(names) > 0 && !slices.Equal(names, whole) {
 				t.Errorf("after a crash at %s the volume has a part of the image's content: %v", point, names)
+			}
+		case "source", "copy":
+			if !slices.Equal(names, five) {
+				t.Errorf("after a crash at %s the volume %s has %v", point, v.Name, names)
+			}
+			var snaps []struct{ Name string }
+			e.must("GET", "/volumes/"+v.Name+"/snapshots", nil, &snaps)
+			kept, _ := os.ReadDir(filepath.Join(filepath.Dir(v.Mountpoint), "_snapshots"))
+			if len(kept) != len(snaps) {
+				t.Errorf("after a crash at %s there are %d snapshots, and %d folders", point, len(snaps), len(kept))
+			}
+			for _, s := range snaps {
+				if files, _ := os.ReadDir(filepath.Join(filepath.Dir(v.Mountpoint), "_snapshots", s.Name)); len(files) != len(five) {
+					t.Errorf("after a crash at %s snapshot %s has %d files", point, s.Name, len(files))
+				}
 			}
 		case "kept", "doomed":
 			if v.Labels["a"] != "b" {
