@@ -122,9 +122,6 @@ func volumeCrash(e *testEngine, point string, autoRemove bool) {
 			t.Errorf("left behind: %s", x.Name())
 		}
 	}
-	if removed, _ := os.ReadDir(filepath.Join(e.root, "data/volumes/.removed")); len(removed) > 0 {
-		t.Errorf("removed, but not deleted: %v", removed)
-	}
 	if l := e.leftovers(); len(l) > 0 {
 		t.Errorf("left behind after a crash at %s:\n%s\n%s", point, strings.Join(l, "\n"), e.log())
 	}
