@@ -83,6 +83,9 @@ func (w *walk) transfer(t transfer) error {
 	if err := t.checkChecksum(); err != nil {
 		return err
 	}
+	if s.c.o.Classic && len(t.SourcePaths) > 1 && !strings.HasSuffix(t.DestPath, "/") {
+		return fmt.Errorf("When using %s with more than one source file, the destination must be a directory and end with a /", []string{"COPY", "ADD"}[b2i(t.add)])
+	}
 	name := w.name(t.code, s.env)
 	file := &graph.File{}
 	v := &graph.Vertex{Op: file, Meta: graph.Meta{
@@ -268,7 +271,7 @@ func (w *walk) source(t *transfer, src, name string) (graph.Edge, *graph.Copy, e
 		rest = absolute("/", rest)
 		cp.Include = []string{strings.TrimPrefix(rest, "/")}
 		if !wild(base) && !wild(rest) {
-			cp.Required = []string{absolute("/", path.Join(base, rest))}
+			cp.Required = []string{strings.TrimPrefix(rest, "/")}
 		}
 		src = base
 	}

@@ -51,7 +51,7 @@ type Copy struct {
 	// Include, if there is any, are patterns of moby/patternmatcher, relative to Src, of what is copied; Exclude of what is
 	// not, even if Include has it. Directories that are only on the way to what is included come along.
 	Include, Exclude []string
-	// Required are paths that must be there. They only matter if there is an Include.
+	// Required are paths, relative to Src, that must be there. They only matter if there is an Include.
 	Required []string
 	// Replace lets what is copied take the place of something of another type.
 	Replace bool
