@@ -3,7 +3,7 @@
 # shellcheck source=/dev/null
 . "$(dirname "$0")/../lib.sh"
 makes "myubuntu" "" "" "zzyyubuntu:1.2"
-deb=${NET_TOOLS_DEB:-}
+deb=${DEBS:+$(echo "$DEBS"/net-tools_*.deb)}
 if [ -z "$deb" ]; then
   (cd "$DATA" && apt-get -qq -o APT::Sandbox::User=root download net-tools)
   deb=$(echo "$DATA"/net-tools_*.deb)

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -123,7 +122,8 @@ func (h host) lesson(t *testing.T, cli, script string) string {
 	cmd := exec.Command(script)
 	cmd.Dir = filepath.Dir(script)
 	cmd.Env = append(h.CLI().Env, "DOCKER="+cli, "DATA="+data, "HOST_IP="+hostIP, "PATH="+bin+":"+os.Getenv("PATH"),
-		"DAEMON_JSON="+h.config, "PIDFILE="+filepath.Join(h.Root, "pid"), "NET_TOOLS_DEB="+netTools(t))
+		"DAEMON_JSON="+h.config, "PIDFILE="+filepath.Join(h.Root, "pid"))
+	cmd.Env = append(cmd.Env, "DEBS="+debs(t))
 	r := inside(t, h.Engine, cmd)
 	if r.Code != 0 {
 		t.Fatal(r)
@@ -134,32 +134,6 @@ func (h host) lesson(t *testing.T, cli, script string) string {
 		}
 	}
 	return strings.ReplaceAll(r.Out, data, "/tmp/lesson")
-}
-
-var netToolsOnce = sync.OnceValues(func() (string, error) {
-	dir := filepath.Join(scratch, "deb")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", err
-	}
-	out, err := exec.Command("sh", "-c", `cd "$1" && { get() { apt-get -qq -o APT::Sandbox::User=root download net-tools; }; get || { apt-get -qq update && get; }; }`, "sh", dir).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("download net-tools: %w\n%s", err, out)
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if len(found) != 1 {
-		return "", fmt.Errorf("download net-tools: %v %w", found, err)
-	}
-	return found[0], nil
-})
-
-// netTools is Debian's package of ifconfig: the engine's host has no way to where it comes from.
-func netTools(t *testing.T) string {
-	t.Helper()
-	path, err := netToolsOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // checkReadmes finds every command that a lesson's READMEs show in what its script did; "…" stands for anything.
