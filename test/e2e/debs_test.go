@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,8 +34,9 @@ var fetchDebs = sync.OnceValues(func() (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "vim-tiny", "vim-common", "xxd", "net-tools")
-	cmd.Dir = dir
-	cmd.Stderr = os.Stderr
-	return dir, cmd.Run()
+	out, err := exec.Command("sh", "-c", `cd "$1" && { get() { apt-get -qq -o APT::Sandbox::User=root download vim-tiny vim-common xxd net-tools; }; get || { apt-get -qq update && get; }; }`, "sh", dir).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("download packages: %w\n%s", err, out)
+	}
+	return dir, nil
 })
