@@ -47,6 +47,8 @@ type Request struct {
 	NoCacheFilter []string // stages
 	Pull          bool     // ask the registry even for images that are here
 	Platforms     []ocispec.Platform
+	// Ignore are the patterns of .dockerignore, for the check that finds a COPY of what they leave out.
+	Ignore []string
 	// Contexts are --build-context: name to "local:" and a folder of the client's, docker-image://, oci-layout:// or an address.
 	Contexts map[string]string
 	// Remote is an address, of git or http, that is the context instead of a folder of the client's.

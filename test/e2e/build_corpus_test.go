@@ -619,3 +619,13 @@ func TestBuildCorpusBesideDocker(t *testing.T) {
 		t.Errorf("%d of the %d cases of the sample can be compared", compared, len(buildSample))
 	}
 }
+
+// TestBuildCheckIgnored has --check find a COPY of what .dockerignore leaves out, which only the client can read.
+func TestBuildCheckIgnored(t *testing.T) {
+	dir := t.TempDir()
+	files(t, dir, map[string]string{"Dockerfile": "FROM busybox\nCOPY app.log /\n", ".dockerignore": "*.log\n", "app.log": ""})
+	r := must(t, gantry.CLI("build", "--check", dir))
+	if !strings.Contains(r.Out+r.Err, `CopyIgnoredFile`) || !strings.Contains(r.Out+r.Err, "Dockerfile:2") {
+		t.Errorf("--check says %v", r)
+	}
+}

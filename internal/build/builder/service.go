@@ -205,7 +205,7 @@ func (s *Service) Convert(ctx context.Context, r *build.Request) (*graph.Result,
 // options are the request's as the front end takes them.
 func options(r *build.Request) (*dockerfile.Options, error) {
 	o := &dockerfile.Options{
-		Target: r.Target, BuildArgs: map[string]string{}, Labels: r.Labels, Context: r.Remote, Contexts: r.Contexts,
+		Target: r.Target, BuildArgs: map[string]string{}, Labels: r.Labels, Context: r.Remote, Contexts: r.Contexts, Ignore: r.Ignore,
 		NoCache: r.NoCache, NoCacheStages: r.NoCacheFilter, Ulimits: r.Ulimits, ShmSize: r.ShmSize, CgroupParent: r.CgroupParent, Classic: r.Classic,
 		AllStages:     r.Check && r.Target == "",
 		BuildPlatform: graph.Platform{OS: "linux", Architecture: runtime.GOARCH},

@@ -217,6 +217,7 @@ func (p *plan) addContext(env *command.Env, where string) error {
 	if err != nil {
 		return err
 	}
+	p.request.Ignore = exclude
 	p.offer.Folders["context"] = session.Folder{Path: where, Exclude: exclude}
 	return nil
 }
