@@ -73,6 +73,8 @@ func (s *Service) Pull(ctx context.Context, ref string, o PullOptions, report fu
 		return p.explain(ctx, named, err)
 	}
 	slices.Sort(tags)
+	p.many = true
+	newer := false
 	for _, t := range tags {
 		tagged, err := reference.WithTag(named, t)
 		if err != nil {
@@ -81,8 +83,19 @@ func (s *Service) Pull(ctx context.Context, ref string, o PullOptions, report fu
 		if err := p.one(ctx, tagged); err != nil {
 			return err
 		}
+		newer = newer || p.newer
 	}
+	p.status(newer, named)
 	return nil
+}
+
+// status is the last line of a pull.
+func (p *pull) status(newer bool, ref reference.Named) {
+	if newer {
+		p.say("", "Status: Downloaded newer image for "+reference.FamiliarString(ref))
+	} else {
+		p.say("", "Status: Image is up to date for "+reference.FamiliarString(ref))
+	}
 }
 
 // unfinished is what the state keeps of a pull until it is done: what it got is not collected.
@@ -107,6 +120,7 @@ type pull struct {
 	blobs         *content.Lease
 	layers        *layer.Lease
 	fresh         bool // something was fetched or unpacked
+	many, newer   bool // one of several tags; the last one was not up to date
 	layersMissing bool
 	begun         digest.Digest // the manifest that is recorded as under way
 }
@@ -171,10 +185,8 @@ func (p *pull) fetch(ctx context.Context, ref reference.Named) error {
 		return err
 	}
 	p.say("", "Digest: "+top.Digest.String())
-	if newer || p.fresh {
-		p.say("", "Status: Downloaded newer image for "+reference.FamiliarString(ref))
-	} else {
-		p.say("", "Status: Image is up to date for "+reference.FamiliarString(ref))
+	if p.newer = newer || p.fresh; !p.many {
+		p.status(p.newer, ref)
 	}
 	return nil
 }

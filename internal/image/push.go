@@ -152,6 +152,11 @@ func (p *push) one(ctx context.Context, ref reference.NamedTagged) error {
 	if !ok || x == nil {
 		return errs.NotFound.Errorf("tag does not exist: %s", reference.FamiliarString(ref))
 	}
+	x, err := p.pack(ctx, x)
+	if err != nil {
+		return err
+	}
+	l.Hold(x.blobs...)
 	target, err := p.choose(ctx, x)
 	if err != nil {
 		return err
@@ -472,11 +477,12 @@ func (p *push) others(d digest.Digest) []string {
 // explain says what a registry's refusal means for the one who pushes.
 func (p *push) explain(err error) error {
 	refused := remote.As(err)
-	if refused == nil {
-		return err
-	}
 	var text string
 	switch {
+	case errors.Is(err, remote.ErrNoCredentials):
+		text = remote.ErrNoCredentials.Error()
+	case refused == nil:
+		return err
 	case refused.Status == http.StatusForbidden || refused.Code == remote.CodeDenied:
 		text = "denied: requested access to the resource is denied"
 	case refused.Status == http.StatusUnauthorized:

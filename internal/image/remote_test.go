@@ -724,7 +724,7 @@ func TestHostileRegistriesAreRefused(t *testing.T) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
 			w.WriteHeader(401)
 			return true
-		}, errs.Unauthorized, "no basic auth credentials"},
+		}, errs.Internal, "no basic auth credentials"},
 		{"escape sequences", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			w.WriteHeader(404)
 			io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN","message":"\u001b[2J boo"}]}`)

@@ -17,6 +17,9 @@ import (
 	"gantry/internal/errs"
 )
 
+// ErrNoCredentials: the registry wants a password, and there is none.
+var ErrNoCredentials = errors.New("no basic auth credentials")
+
 // Codes of the distribution specification that callers tell apart.
 const (
 	CodeUnauthorized    = "UNAUTHORIZED"

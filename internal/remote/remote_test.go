@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -184,7 +185,7 @@ func TestBasic(t *testing.T) {
 	})
 	c := newClient(t)
 	_, err := repository(t, c, host(reg)+"/app", Access{}).Manifest(t.Context(), "1")
-	if !errs.Unauthorized.Is(err) || err.Error() != fmt.Sprintf(`Get "%s/v2/app/manifests/1": no basic auth credentials`, reg.URL) {
+	if !errors.Is(err, ErrNoCredentials) || err.Error() != fmt.Sprintf(`Head "%s/v2/app/manifests/1": no basic auth credentials`, reg.URL) {
 		t.Errorf("without: %v", err)
 	}
 	for password, ok := range map[string]bool{"secret": true, "wrong": false} {

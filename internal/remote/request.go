@@ -31,6 +31,14 @@ type request struct {
 	once    bool                          // a second try would not mean the same
 }
 
+// asHead is the method that Docker would have used: it asks whether a tag is there before it gets it.
+func (q *request) asHead() string {
+	if q.method == "GET" && strings.HasPrefix(q.path, "manifests/") && !strings.Contains(q.path, ":") {
+		return "HEAD"
+	}
+	return q.method
+}
+
 const maxRedirects = 10
 
 // do sends a request until it is answered for good: it settles the scheme, authenticates, follows redirects, and
@@ -77,7 +85,8 @@ func (r *Repository) do(ctx context.Context, e *endpoint, q request) (*http.Resp
 				}
 				if again == "" {
 					if slices.ContainsFunc(offered, func(c challenge) bool { return c.scheme == "basic" }) {
-						return nil, errs.Unauthorized.Errorf("%s %q: no basic auth credentials", verb(q.method), redacted(resp.Request.URL))
+						// Not errs.Unauthorized, as in Docker: its command line would ask for a password where nobody is to type one.
+						return nil, fmt.Errorf("%s %q: %w", verb(q.asHead()), redacted(resp.Request.URL), ErrNoCredentials)
 					}
 					return nil, errs.Unauthorized.Errorf("%w", unauthorizedError(refused, false))
 				}

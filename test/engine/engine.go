@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,10 +29,11 @@ type Engine struct {
 	// Program is the gantry to start and whose command line to use; it may be changed between two starts.
 	Program string
 
-	netns *netns.Namespace // a host network of its own: a gantry's is for all its runs
-	args  []string
-	cmd   *exec.Cmd
-	done  chan struct{} // closed when the engine's process has ended
+	netns  *netns.Namespace // a host network of its own: a gantry's is for all its runs
+	beside *Engine          // whose network it is in
+	args   []string
+	cmd    *exec.Cmd
+	done   chan struct{} // closed when the engine's process has ended
 }
 
 // Repo returns the top folder of the checkout.
@@ -87,6 +89,15 @@ func docker(root string, flags []string) *Engine {
 	return e
 }
 
+// DockerBeside is Docker in the network of another engine, which has been started: what listens on one's loopback does
+// on the other's.
+func DockerBeside(root string, other *Engine, flags ...string) *Engine {
+	e := Docker(root, flags...)
+	e.args = slices.DeleteFunc(e.args, func(arg string) bool { return arg == "--net" })
+	e.beside = other
+	return e
+}
+
 // Start starts the engine and returns when it answers. env is added to its environment.
 func (e *Engine) Start(env ...string) error {
 	if err := os.MkdirAll(e.Root, 0o711); err != nil {
@@ -108,6 +119,10 @@ func (e *Engine) Start(env ...string) error {
 				return err
 			}
 		}
+		start = func() error { return e.netns.Do(e.cmd.Start) }
+	}
+	if e.beside != nil {
+		e.netns = e.beside.netns
 		start = func() error { return e.netns.Do(e.cmd.Start) }
 	}
 	if err := start(); err != nil {
@@ -156,7 +171,7 @@ func (e *Engine) Ping() error {
 
 // learnNetwork opens the network namespace that a dockerd has made for itself.
 func (e *Engine) learnNetwork() (err error) {
-	if e.Name != "docker" || os.Getuid() != 0 {
+	if e.Name != "docker" || os.Getuid() != 0 || e.beside != nil {
 		return nil
 	}
 	if e.netns != nil {
