@@ -138,18 +138,22 @@ func (c *container) move(e Event) error {
 	return err
 }
 
-// save queues the durable record; what it returns waits until it is on disk.
-func (c *container) save() func() error {
+// save queues the durable record by queue; what it returns waits until it is on disk.
+func (c *container) save(queue func(func(state.Tx) error) func() error) func() error {
 	f, err := freeze(newRecord(&c.now, c.manual))
 	if err != nil {
 		return func() error { return err }
 	}
-	return c.s.State.Submit(func(tx state.Tx) error { return f.update(tx) })
+	return queue(func(tx state.Tx) error { return f.update(tx) })
 }
 
 // saveBehind is save for what must not keep anyone waiting. then runs in the goroutine once it is on disk.
-func (c *container) saveBehind(then func()) {
-	wait := c.save()
+func (c *container) saveBehind(then func()) { c.saved(c.save(c.s.State.Submit), then) }
+
+// saveLater is saveBehind for what the live facts tell as well: the next daemon does not need it.
+func (c *container) saveLater(then func()) { c.saved(c.save(c.s.State.Later), then) }
+
+func (c *container) saved(wait func() error, then func()) {
 	c.s.work.Go(func() {
 		if err := wait(); err != nil {
 			c.s.Log.Error("recording a container's state failed", "container", c.id, "err", err)

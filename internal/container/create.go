@@ -226,11 +226,11 @@ func (s *Service) create(ctx context.Context, now *Snapshot, volumes []VolumeReq
 		}, func() { s.removeDir(now.ID) }},
 		{"volumes", func() error { return s.takeVolumes(ctx, now, volumes, behind) }, func() { s.leaveVolumes(now.ID, now.volumeNames(true)) }},
 		{"record", func() error {
-			recorded = s.State.Submit(func(tx state.Tx) error { return f.reserve(tx) })
 			if behind {
+				recorded = s.State.Later(f.reserve)
 				return nil
 			}
-			return recorded()
+			return s.State.Update(f.reserve)
 		}, func() {
 			s.State.Submit(func(tx state.Tx) error { return erase(tx, now.ID, name) })
 		}},

@@ -99,7 +99,7 @@ func (c *container) goes() bool {
 // saveEnd puts the record on disk behind, and drops the live facts then, unless there are newer ones.
 func (c *container) saveEnd(of *live) {
 	c.lastLive = of
-	c.saveBehind(func() {
+	c.saveLater(func() {
 		if c.lastLive == of {
 			c.s.dropLive(c.id)
 			c.lastLive = nil

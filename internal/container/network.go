@@ -205,7 +205,7 @@ func (s *Service) Connect(ctx context.Context, ref, net string, want *network.En
 		c.now.Wanted = maps.Clone(c.now.Wanted)
 		c.now.Wanted[name] = want
 		c.publish()
-		return c.save()()
+		return c.save(c.s.State.Submit)()
 	})
 }
 
@@ -234,7 +234,7 @@ func (s *Service) Disconnect(ctx context.Context, ref, net string, force bool) e
 		c.now.Wanted = maps.Clone(c.now.Wanted)
 		delete(c.now.Wanted, name)
 		c.publish()
-		return c.save()()
+		return c.save(c.s.State.Submit)()
 	})
 }
 

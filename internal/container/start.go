@@ -185,7 +185,7 @@ func (c *container) launch() error {
 	}
 	c.connected(net)
 	c.running(l)
-	c.saveBehind(nil)
+	c.saveLater(nil)
 	j.end()
 	return nil
 }

@@ -75,6 +75,26 @@ func TestGroupCommitKeepsTheGoodAndReportsTheBad(t *testing.T) {
 	})
 }
 
+// What is not urgent waits for company, keeps its place in the order, and is not waited for in vain.
+func TestLaterGoesWithTheNext(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	defer s.Close()
+	var order []int
+	note := func(n int) func(Tx) error {
+		return func(tx Tx) error { order = append(order, n); return tx.Put("b", "k", n) }
+	}
+	first := s.Later(note(1))
+	if err := s.Update(note(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := first(); err != nil || len(order) != 2 || order[0] != 1 {
+		t.Errorf("%v, %v", order, err)
+	}
+	if err := s.Later(note(3))(); err != nil || len(order) != 3 { // nobody comes
+		t.Errorf("%v, %v", order, err)
+	}
+}
+
 func TestNewerSchemaIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	s := open(t, path)

@@ -126,6 +126,16 @@ func run(n int, pick, only, report string) error {
 	return nil
 }
 
+// execRoot makes a folder for what both engines keep until the next boot. It lies on a tmpfs, as /run does where they usually keep it.
+func execRoot(root string) (string, error) {
+	const tmpfs = "/dev/shm"
+	var st unix.Statfs_t
+	if err := unix.Statfs(tmpfs, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		return os.MkdirTemp(root, "exec-")
+	}
+	return os.MkdirTemp(tmpfs, "gantry-bench-")
+}
+
 // measure runs the subject's rows on a fresh pair of engines and returns its section of the report.
 func (s subject) measure(n int) (string, error) {
 	if s.n > 0 {
@@ -142,7 +152,13 @@ func (s subject) measure(n int) (string, error) {
 		}
 		defer unix.Unmount(root, unix.MNT_DETACH)
 	}
-	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry")), theirs: engine.DockerWithNetworks(filepath.Join(root, "docker")), dir: filepath.Join(root, "made")}
+	exec, err := execRoot(root)
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(exec)
+	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry"), "--exec-root", filepath.Join(exec, "gantry")),
+		theirs: engine.DockerWithNetworks(filepath.Join(root, "docker"), "--exec-root", filepath.Join(exec, "docker")), dir: filepath.Join(root, "made")}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return "", err
 	}

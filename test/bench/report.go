@@ -17,7 +17,7 @@ const preamble = `# Gantry against Docker
 Written by ` + "`make bench`" + `. Both engines run on the same machine at the same time and take turns at every
 measurement, with an idle gap before each. Gantry is driven by its own command line, Docker by its own. *Ratio* is
 Gantry's median over Docker's; in brackets its 95 % confidence interval (bootstrap). *Goal* is the ratio that we
-want to stay below, of wall time and of CPU. CPU is the whole machine's, until everything that the command touched
+want to stay below, of wall time and of CPU. Both keep what belongs to this boot on a tmpfs, as they do by default. CPU is the whole machine's, until everything that the command touched
 is gone from the kernel. Absolute times say more about the machine than about the engines.
 `
 

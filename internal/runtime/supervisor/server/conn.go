@@ -288,8 +288,8 @@ func (c *conn) send(reply *protocol.Reply, fds []int, wait bool) error {
 	return err
 }
 
-// tell sends an exit to all watchers. One that does not read is cut off: it will ask anew.
-func (s *Server) tell(e *protocol.Exit) {
+// tell sends an exit to all watchers, and returns how many there are. One that does not read is cut off: it will ask anew.
+func (s *Server) tell(e *protocol.Exit) int {
 	s.mu.Lock()
 	list := make([]*conn, 0, len(s.watchers))
 	for c := range s.watchers {
@@ -302,4 +302,5 @@ func (s *Server) tell(e *protocol.Exit) {
 			c.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 		}
 	}
+	return len(list)
 }

@@ -179,6 +179,7 @@ func (s *Server) forget(p *process) error {
 	if p.info.Exit == nil {
 		return conflict("process " + p.info.ID + " still runs")
 	}
+	p.dropMounts() // before the ID is free: the next launch waits for it
 	s.mu.Lock()
 	if s.procs[p.info.ID] == p {
 		delete(s.procs, p.info.ID)

@@ -146,10 +146,13 @@ func (p *process) exit(code int, unknown bool) {
 		p.watch = nil
 	}
 	p.pump(true)
-	p.dropMounts()
 	p.srv.keepExit(&p.info) // with p locked, so that Forget finds the file; before anybody may rely on it
 	p.mu.Unlock()
-	p.srv.tell(&e)
+	if p.srv.tell(&e) == 0 {
+		p.mu.Lock()
+		p.dropMounts() // else when the engine has answered those who wait, and says so (forget)
+		p.mu.Unlock()
+	}
 	p.srv.endIfIdle()
 }
 
