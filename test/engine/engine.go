@@ -29,11 +29,12 @@ type Engine struct {
 	// Program is the gantry to start and whose command line to use; it may be changed between two starts.
 	Program string
 
-	netns  *netns.Namespace // a host network of its own: a gantry's is for all its runs
-	beside *Engine          // whose network it is in
-	args   []string
-	cmd    *exec.Cmd
-	done   chan struct{} // closed when the engine's process has ended
+	netns   *netns.Namespace // a host network of its own: a gantry's is for all its runs
+	beside  *Engine          // whose network it is in
+	args    []string
+	guarded bool
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when the engine's process has ended
 }
 
 // Repo returns the top folder of the checkout.
@@ -108,6 +109,9 @@ func (e *Engine) Start(env ...string) error {
 		return err
 	}
 	defer log.Close()
+	if err := e.guard(); err != nil {
+		return err
+	}
 	e.cmd = exec.Command(e.Program, e.args...)
 	e.cmd.Env = append(os.Environ(), env...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
