@@ -22,6 +22,8 @@ import (
 type Limits struct {
 	Bytes   int64 // of the files as they appear, holes included; default 1 TiB
 	Entries int64 // default 10 million
+	// Free is what is to stay free on the disk, in bytes; default 256 MiB or 2 % of it, whichever is less.
+	Free int64
 }
 
 func (l Limits) orDefault() Limits {
@@ -85,6 +87,32 @@ type unpacker struct {
 	idmap  IDMap
 	buf    []byte
 	done   Unpacked
+
+	unchecked int64 // bytes written since the disk was last looked at
+}
+
+// checkEvery is after how many bytes written the disk is looked at.
+const checkEvery = 64 << 20
+
+// room refuses to go on when the disk gets full: a small archive may hold more than any disk, and every container suffers from a full
+// one.
+func (u *unpacker) room(n int64) error {
+	if u.unchecked += n; u.unchecked < checkEvery {
+		return nil
+	}
+	u.unchecked = 0
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(u.t.root, &st); err != nil || st.Bsize <= 0 {
+		return nil // then the disk says so itself
+	}
+	keep := u.budget.left.Free
+	if keep <= 0 {
+		keep = min(256<<20, int64(st.Blocks)/50*int64(st.Bsize))
+	}
+	if free := int64(st.Bavail) * int64(st.Bsize); free < keep {
+		return errs.Unavailable.Errorf("no space left on device: %d bytes are unpacked, more are to come, and %d are free", u.done.Size, free)
+	}
+	return nil
 }
 
 // Unpack makes the files of a plain layer archive below t.Root and reads tr to its end. Whiteouts become overlayfs's; a
@@ -548,6 +576,9 @@ func (u *unpacker) content(fd int, full string, size int64, r io.Reader) error {
 					return fmt.Errorf("write %q: %w", full, err)
 				}
 				n += int64(w)
+				if err := u.room(int64(w)); err != nil {
+					return err
+				}
 				part, chunk = part[w:], chunk[w:]
 			}
 			hole = false
