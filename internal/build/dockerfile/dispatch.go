@@ -271,6 +271,14 @@ func (w *walk) arg(cmd *instructions.ArgCommand) error {
 	said := make([]string, 0, len(cmd.Args))
 	for _, kv := range cmd.Args {
 		w.checkSecret("ARG", kv.Key)
+		classic := kv.Key // the legacy builder tells what stands there, not what came of it
+		if c.o.Classic && kv.Value != nil {
+			r, err := c.expand(c.lex, *kv.Value, s.env)
+			if err != nil {
+				return err
+			}
+			classic += "=" + r.Result
+		}
 		if v, ok := c.o.BuildArgs[kv.Key]; ok {
 			kv.Value = &v
 		} else if kv.Value == nil {
@@ -291,6 +299,9 @@ func (w *walk) arg(cmd *instructions.ArgCommand) error {
 			one += "=" + *kv.Value
 		}
 		s.addBuildArg(kv)
+		if c.o.Classic {
+			one = classic
+		}
 		said = append(said, one)
 	}
 	return s.note("ARG "+strings.Join(said, " "), nil)
