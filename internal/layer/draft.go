@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -243,9 +242,10 @@ func (d *Draft) Info() (Info, bool) {
 	return d.adopted, d.adopted.DiffID != ""
 }
 
-// Adopt makes layers of finished drafts and of all those below them, and gives them to the lease. They are on disk when it
-// returns, together with what also writes in the same transaction; also may be nil. One that comes to the same as a layer that is there
-// already is that layer from then on.
+// Adopt makes layers of finished drafts and of all those below them, and gives them to the lease. They are recorded when it
+// returns, together with what also writes in the same transaction; also may be nil. Their files are synced behind that (see settle.go): a
+// power cut in between takes the layers, and not what they were made from. One that comes to the same as a layer that is there already is
+// that layer from then on.
 func (s *Store) Adopt(ctx context.Context, l *Lease, drafts []*Draft, also func(state.Tx) error) (err error) {
 	defer func() {
 		if err != nil {
@@ -306,14 +306,14 @@ func (s *Store) Adopt(ctx context.Context, l *Lease, drafts []*Draft, also func(
 			continue
 		}
 		coming[chain] = true
-		list = append(list, fresh{d, chain, record{Dir: d.name, DiffID: d.diff, Parent: parent, Size: d.size, Created: time.Now().UTC(), Pack: packVersion, TarSize: d.tarSize}})
+		list = append(list, fresh{d, chain, record{Dir: d.name, DiffID: d.diff, Parent: parent, Size: d.size, Created: time.Now().UTC(), Pack: packVersion, TarSize: d.tarSize, Boot: s.boot}})
 	}
-	if len(list) > 0 {
+	if len(list) > 0 && s.boot == "" {
 		if err := syncPath(filepath.Join(s.base, "layers"), unix.Syncfs); err != nil {
 			return err
 		}
 	}
-	failpoint.Hit("layer-drafts-synced")
+	failpoint.Hit("layer-drafts-named")
 	if len(list) > 0 || also != nil {
 		err := s.state.Update(func(tx state.Tx) error {
 			for _, f := range list {
@@ -331,18 +331,17 @@ func (s *Store) Adopt(ctx context.Context, l *Lease, drafts []*Draft, also func(
 		}
 	}
 	s.mu.Lock()
-	lost := slices.IndexFunc(list, func(f fresh) bool { _, there := s.layers[f.chain]; return there })
-	for _, f := range list {
+	for _, f := range list { // unpacked by a pull at the same moment: either will do, the other's directory goes at the next start
 		s.layers[f.chain] = f.r
 	}
 	s.mu.Unlock()
-	if lost >= 0 { // unpacked by a pull at the same moment: either will do, the other's directory goes at the next start
-		err = nil
-	}
 	for _, f := range list {
 		f.d.mu.Lock()
 		f.d.kept = true
 		f.d.mu.Unlock()
+	}
+	if len(list) > 0 && s.boot != "" {
+		s.settler.soon()
 	}
 	for _, d := range order {
 		d.mu.Lock()

@@ -49,8 +49,13 @@ func getXattr(dirfd int, name, attr string) ([]byte, error) {
 }
 
 func listXattrs(dirfd int, name string) ([]string, error) {
-	buf := make([]byte, 64<<10) // XATTR_LIST_MAX
+	var small [512]byte // most have none
+	buf := small[:]
 	n, err := unix.Llistxattr(at(dirfd, name), buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, 64<<10) // XATTR_LIST_MAX
+		n, err = unix.Llistxattr(at(dirfd, name), buf)
+	}
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}

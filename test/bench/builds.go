@@ -30,6 +30,7 @@ var builds = subject{
 	title: "Builds",
 	about: "Ten steps, a context of 5,000 files of 1 KiB; against the legacy builder, by which a dockerd without plugins builds.",
 	n:     5,
+	disk:  true,
 	prepare: func(p *pair) error {
 		if err := os.WriteFile(filepath.Join(p.dir, "Dockerfile"), []byte(buildSteps), 0o644); err != nil {
 			return err

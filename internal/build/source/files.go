@@ -50,6 +50,10 @@ const maxLinks = 40
 
 // Find resolves a path to its entry; the root's has an empty path.
 func (f *Files) Find(name string) (*Entry, error) {
+	// A path that is in the list has nothing but directories above it.
+	if e := f.byPath[strings.TrimPrefix(name, "/")]; e != nil {
+		return e, nil
+	}
 	done, rest := "", strings.Split(name, "/")
 	for links := 0; len(rest) > 0; {
 		n := rest[0]
