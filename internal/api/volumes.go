@@ -48,7 +48,7 @@ func (s *Server) volumeCreate(c *call) error {
 }
 
 func (s *Server) volumeRemove(c *call) error {
-	if err := s.deps.Volumes.Remove(c.r.Context(), c.name, c.flag("force")); err != nil {
+	if err := s.deps.Volumes.Remove(c.removal(), c.name, c.flag("force")); err != nil {
 		return err
 	}
 	return c.ok(204)
@@ -66,7 +66,7 @@ func (s *Server) volumePrune(c *call) error {
 		}
 		f["all"] = []string{"true"}
 	}
-	names, freed, err := s.deps.Volumes.Prune(c.r.Context(), f)
+	names, freed, err := s.deps.Volumes.Prune(c.removal(), f)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func (c *Client) VolumeCreate(ctx context.Context, r *volume.CreateRequest, prot
 func (c *Client) VolumeRemove(ctx context.Context, name string, force bool) error {
 	q := url.Values{}
 	setTrue(q, "force", force)
+	setRemoval(ctx, q)
 	return c.JSON(ctx, Request{Method: "DELETE", Path: volumePath(name), Query: q}, nil)
 }
 

@@ -224,7 +224,7 @@ func (s *Service) create(ctx context.Context, now *Snapshot, volumes []VolumeReq
 			}
 			return os.Mkdir(filepath.Join(s.Root, now.ID, "rootfs"), 0o755)
 		}, func() { s.removeDir(now.ID) }},
-		{"volumes", func() error { return s.takeVolumes(ctx, now, volumes, behind) }, func() { s.leaveVolumes(now.ID, now.volumeNames(true)) }},
+		{"volumes", func() error { return s.takeVolumes(ctx, now, volumes, behind) }, func() { s.leaveVolumes(now.ID, now.volumeNames(true), nil) }},
 		{"record", func() error {
 			if behind {
 				recorded = s.State.Later(f.reserve)

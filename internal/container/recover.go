@@ -147,7 +147,7 @@ func (s *Service) recoverCreates(journals []*left) error {
 				return fmt.Errorf("finish the creation of container %s: %w", l.ID, err)
 			}
 		} else if !there {
-			s.leaveVolumes(l.ID, (&Snapshot{Mounts: l.Record.Mounts, MountOptions: l.Record.MountOptions}).volumeNames(true))
+			s.leaveVolumes(l.ID, (&Snapshot{Mounts: l.Record.Mounts, MountOptions: l.Record.MountOptions}).volumeNames(true), nil)
 			s.removeDir(l.ID)
 		}
 		l.discard()

@@ -191,7 +191,7 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 		s.Trash.Add(in.Item)
 		s.park(in.ID)
 	}
-	s.leaveVolumes(in.ID, in.Volumes)
+	s.leaveVolumes(in.ID, in.Volumes, in.Item)
 	freed()
 	if err := j.record("files"); err != nil {
 		s.Log.Warn("removal goes on without its journal", "container", in.ID, "err", err)

@@ -14,6 +14,7 @@ import (
 	kernelfs "gantry/internal/kernel/fs"
 	"gantry/internal/kernel/view"
 	"gantry/internal/runtime"
+	"gantry/internal/trash"
 )
 
 // VolumeRequest asks for a volume, which is made if it is not there.
@@ -49,7 +50,8 @@ type Volumes interface {
 	// Fill copies the directory path in the root that open opens into a volume, if that is empty.
 	Fill(ctx context.Context, container, name string, open func() (kernelfs.Root, error), path string, durable bool) error
 	// Release ends the holding, and removes those of the volumes in remove that nobody else holds.
-	Release(container string, remove []string)
+	// ctx says whether those go into the trash (package trash).
+	Release(ctx context.Context, container string, remove []string)
 }
 
 // Mounter hears which volumes are in use by processes, and says how they are mounted.
@@ -98,11 +100,16 @@ func (s *Service) takeVolumes(ctx context.Context, now *Snapshot, want []VolumeR
 	return nil
 }
 
-// leaveVolumes undoes takeVolumes.
-func (s *Service) leaveVolumes(id string, anonymous []string) {
-	if s.Volumes != nil {
-		s.Volumes.Release(id, anonymous)
+// leaveVolumes undoes takeVolumes. The anonymous ones of a container that goes into the trash go along with it.
+func (s *Service) leaveVolumes(id string, anonymous []string, with *trash.Item) {
+	if s.Volumes == nil {
+		return
 	}
+	choice := trash.Choice{Now: true}
+	if with != nil {
+		choice = trash.Choice{Operation: with.Operation, With: with.Key}
+	}
+	s.Volumes.Release(trash.Choose(context.Background(), choice), id, anonymous)
 }
 
 // keepVolumes tells of the containers in the records what they hold.

@@ -114,7 +114,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	if err := e.openNetworks(ctx, cfg, st, embedded, log); err != nil {
 		return e, err
 	}
-	if e.volumes, err = volume.Open(volume.Options{Root: filepath.Join(cfg.DataRoot, "volumes"), State: st, Events: e.events, Log: log}); err != nil {
+	if e.volumes, err = volume.Open(volume.Options{Root: filepath.Join(cfg.DataRoot, "volumes"), State: st, Events: e.events, Trash: e.trash, Log: log}); err != nil {
 		return e, err
 	}
 	e.closing(func() error { e.volumes.Close(); return nil })
@@ -138,6 +138,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	}
 	e.trash.Handle(trash.Container, e.containers.Keeper())
 	e.trash.Handle(trash.Image, e.images.Keeper())
+	e.trash.Handle(trash.Volume, e.volumes.Keeper())
 	e.trash.Collect = func(ctx context.Context) error { _, err := e.images.Collect(ctx); return err }
 	e.trash.Start()
 	e.closing(func() error { e.trash.Close(); return nil })

@@ -36,6 +36,8 @@ func volumeOps(autoRemove bool) []struct {
 		{"POST", "/volumes/source/snapshots?name=one", nil},
 		{"POST", "/volumes/source/restore?snapshot=one", nil},
 		{"DELETE", "/volumes/doomed", nil},
+		{"POST", "/gantry/undo?ref=doomed", nil},
+		{"DELETE", "/volumes/doomed?now=1", nil},
 	}
 }
 
@@ -107,20 +109,37 @@ func volumeCrash(e *testEngine, point string, autoRemove bool) {
 	e.start()
 	volumesWhole(e, point)
 	e.call("DELETE", "/containers/victim?v=1&force=1", nil, nil)
+	if code, text := e.call("POST", "/gantry/undo?ref=victim", nil, nil); code == 200 {
+		// Back from the trash, with its own volume.
+		var x struct{ Mounts []struct{ Name string } }
+		e.must("GET", "/containers/victim/json", nil, &x)
+		for _, m := range x.Mounts {
+			if len(m.Name) == 64 {
+				e.must("GET", "/volumes/"+m.Name, nil, nil)
+			}
+		}
+		e.must("DELETE", "/containers/victim?v=1", nil, nil)
+	} else if code != 404 {
+		t.Errorf("undo: %d %s", code, text)
+	}
 	var list struct{ Volumes []struct{ Name string } }
 	e.must("GET", "/volumes", nil, &list)
 	for _, v := range list.Volumes {
 		if len(v.Name) == 64 {
-			t.Errorf("an anonymous volume is left: %s", v.Name)
+			t.Errorf("an anonymous volume is left: %s\n%s", v.Name, e.log())
 		}
 		e.must("DELETE", "/volumes/"+v.Name, nil, nil)
 	}
+	e.must("DELETE", "/gantry/trash", nil, nil)
 	e.stop() // waits for what follows replies
 	entries, _ := os.ReadDir(filepath.Join(e.root, "data/volumes"))
 	for _, x := range entries {
-		if x.Name() != ".removed" {
+		if !strings.HasPrefix(x.Name(), ".") {
 			t.Errorf("left behind: %s", x.Name())
 		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(e.root, "data/volumes/.trash")); len(left) > 0 {
+		t.Errorf("left in the trash: %v", left)
 	}
 	if l := e.leftovers(); len(l) > 0 {
 		t.Errorf("left behind after a crash at %s:\n%s\n%s", point, strings.Join(l, "\n"), e.log())

@@ -117,8 +117,8 @@ func (s *Service) Unmount(container string) {
 }
 
 // Release ends the holding of a container that is removed. Of the volumes named, those that nobody else holds go. What this costs
-// the disk follows the return.
-func (s *Service) Release(container string, remove []string) {
+// the disk follows the return, but for the trash. ctx says whether they go into the trash.
+func (s *Service) Release(ctx context.Context, container string, remove []string) {
 	s.mu.Lock()
 	for _, v := range s.vols {
 		delete(v.holders, container)
@@ -132,12 +132,17 @@ func (s *Service) Release(container string, remove []string) {
 	}
 	s.mu.Unlock()
 	for _, v := range gone {
-		wait := s.bury(v)
-		s.work.Go(func() {
+		wait := s.bury(ctx, v)
+		rest := func() {
 			if err := wait(); err != nil {
 				s.Log.Error("removing a volume failed", "volume", v.Name, "err", err)
 			}
-		})
+		}
+		if s.Trash.Takes(ctx) {
+			rest() // whoever undoes the removal right after the reply finds it
+			continue
+		}
+		s.work.Go(rest)
 	}
 }
 

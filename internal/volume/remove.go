@@ -15,13 +15,14 @@ import (
 	"gantry/internal/failpoint"
 	"gantry/internal/layer"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 )
 
 // Failpoints lists the places where a test may kill the engine (package failpoint).
 func Failpoints() []string {
 	return []string{"volume.create.record", "volume.fill.staged", "volume.fill.done", "volume.remove.record", "volume.remove.aside",
 		"volume.clone.record", "volume.clone.copied", "volume.import.copied", "volume.snapshot.copied", "volume.snapshot.renamed",
-		"volume.restore.copied", "volume.restore.exchanged"}
+		"volume.restore.copied", "volume.restore.exchanged", "volume.trash.record", "volume.return.record"}
 }
 
 // Remove deletes a volume that no container holds. With force one that is not there is no error.
@@ -32,7 +33,7 @@ func (s *Service) Remove(ctx context.Context, name string, force bool) error {
 		err = errInUse(name, v.holdersOf())
 	}
 	if err == nil && v.Protected {
-		err = errs.Conflict.Errorf("remove %s: volume is protected: gantry volume update --protect=false %s", name, name)
+		err = trash.ErrProtected(trash.Volume, name)
 	}
 	if err != nil {
 		s.mu.Unlock()
@@ -43,12 +44,19 @@ func (s *Service) Remove(ctx context.Context, name string, force bool) error {
 	}
 	v.gone = make(chan struct{})
 	s.mu.Unlock()
-	return s.bury(v)()
+	return s.bury(ctx, v)()
 }
 
-// bury removes a volume whose gone is set: from now on it is not there. The durable part and the disk's are done by what
-// is returned: a mark in the record first, so that a crash carries on; then the folder goes aside with one rename, and last the record.
-func (s *Service) bury(v *vol) (wait func() error) {
+// bury removes a volume whose gone is set: from now on it is not there, but in the trash if ctx has it so (package trash).
+// The durable part and the disk's are done by what is returned; without a trash it is a mark in the record first, so that a crash carries on; then the folder goes aside with one rename, and last the record.
+func (s *Service) bury(ctx context.Context, v *vol) (wait func() error) {
+	if s.Trash.Takes(ctx) {
+		wait, err := s.toTrash(ctx, v)
+		if err == nil {
+			return wait
+		}
+		s.Log.Warn("a volume is removed for good", "volume", v.Name, "err", err)
+	}
 	r := v.record
 	r.Under = underRemoving
 	marked := s.State.Submit(func(tx state.Tx) error { return tx.Put(bucket, r.Name, &r) })

@@ -12,7 +12,8 @@
 // device), Mount says which, and it is mounted in the container's mount namespace.
 //
 // On disk, below <root>/NAME: _data; _fill, what is on its way into an empty _data; _snapshots/SNAP, and
-// _new, a snapshot or a restored _data on its way. <root>/.removed holds what was removed until it is deleted.
+// _new, a snapshot or a restored _data on its way. <root>/.trash holds the folders of what can be brought back (package trash),
+// <root>/.removed what is being deleted.
 package volume
 
 import (
@@ -35,16 +36,18 @@ import (
 	"gantry/internal/errs"
 	"gantry/internal/ids"
 	"gantry/internal/state"
+	"gantry/internal/trash"
 )
 
 const (
 	bucket  = "volumes"
 	version = 1 // of record
 
-	dataDir = "_data"
-	fillDir = "_fill"
-	newDir  = "_new"
-	snapDir = "_snapshots"
+	dataDir  = "_data"
+	fillDir  = "_fill"
+	newDir   = "_new"
+	snapDir  = "_snapshots"
+	trashDir = ".trash"
 
 	driver = "local"
 	// AnonymousLabel marks the volumes that were made for one container, without a name; Docker's.
@@ -62,13 +65,15 @@ type record struct {
 	Snapshots map[string]snapshot `json:"snapshots,omitempty"`
 	// Under is what was under way: see the consts below.
 	Under string `json:"under,omitempty"`
+	From  string `json:"from,omitempty"` // with underReturning: its folder in the trash
 }
 
 // What may be under way on a volume when the engine dies.
 const (
-	underMaking   = "making"   // nobody has seen it yet: it goes
-	underRemoving = "removing" // nobody sees it any more: it goes
-	underFilling  = "filling"  // _fill is complete, and goes into _data entry by entry
+	underMaking    = "making"    // nobody has seen it yet: it goes
+	underRemoving  = "removing"  // nobody sees it any more: it goes
+	underFilling   = "filling"   // _fill is complete, and goes into _data entry by entry
+	underReturning = "returning" // out of the trash: the folder follows
 )
 
 // vol is a volume in memory; its fields are under Service.mu.
@@ -90,6 +95,7 @@ type Options struct {
 	Root   string // <data-root>/volumes
 	State  *state.Store
 	Events Events
+	Trash  *trash.Bin // nil: what is removed is gone
 	Log    *slog.Logger
 }
 
@@ -118,6 +124,9 @@ func Open(o Options) (*Service, error) {
 	}
 	if err := s.load(); err != nil {
 		return nil, err
+	}
+	if err := s.settleTrash(); err != nil {
+		return nil, fmt.Errorf("look for volumes in the trash: %w", err)
 	}
 	if err := s.adopt(); err != nil {
 		return nil, fmt.Errorf("look for volumes in %s: %w", s.Root, err)
@@ -188,6 +197,10 @@ func (s *Service) mend(v *vol) error {
 	case underMaking, underRemoving:
 		delete(s.vols, v.Name)
 		return s.drop(v.Name)
+	case underReturning:
+		if err := s.unpark(v); err != nil {
+			return err
+		}
 	case underFilling:
 		if err := s.pour(v.Name); err != nil {
 			return err

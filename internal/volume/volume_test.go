@@ -211,7 +211,7 @@ func TestLife(t *testing.T) {
 		want  string
 	}{
 		{"one", true, errs.Conflict, "remove one: volume is in use - [c1]"},
-		{"two", true, errs.Conflict, "remove two: volume is protected: gantry volume update --protect=false two"},
+		{"two", true, errs.Conflict, "volume two is protected: `gantry volume update --protect=false two` lets it go"},
 		{"nosuch", false, errs.NotFound, "get nosuch: no such volume"},
 	} {
 		if err := l.Remove(ctx, c.name, c.force); !c.kind.Is(err) || err.Error() != c.want {
@@ -226,7 +226,7 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	l.Release("c1", []string{"three"})
+	l.Release(ctx, "c1", []string{"three"})
 	names, _, err = l.Prune(ctx, map[string][]string{"all": {"1"}, "label!": {"a"}})
 	if err != nil || len(names) > 0 {
 		t.Errorf("pruned %v, %v", names, err)
@@ -390,7 +390,7 @@ func TestConcurrent(t *testing.T) {
 				if got := l.content("shared"); got != "f hard out sub" {
 					t.Errorf("content %q", got)
 				}
-				l.Release(c, []string{"shared"})
+				l.Release(t.Context(), c, []string{"shared"})
 			}
 		})
 	}

@@ -18,7 +18,9 @@ var Remove = &command.Command{
 	Min: 1, Max: -1,
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		force := fs.BoolP("force", "f", false, "Do not mind those that are not there")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
+			ctx = choose(ctx)
 			c, err := env.Client()
 			if err != nil {
 				return err
@@ -41,7 +43,9 @@ var Prune = &command.Command{
 		which := filters(fs, "", "Only those that meet a condition, such as label=keep=no")
 		force := fs.BoolP("force", "f", false, "Do not ask")
 		all := fs.BoolP("all", "a", false, "Also those that have a name")
+		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
+			ctx = choose(ctx)
 			question := "WARNING! This will remove anonymous local volumes not used by at least one container."
 			if *all {
 				if which.Has("all") {
