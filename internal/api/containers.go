@@ -2,6 +2,8 @@ package api
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"path/filepath"
@@ -35,9 +37,13 @@ func (s *Server) containerList(c *call) error {
 		return err
 	}
 	now := time.Now()
+	links := s.deps.Containers.LinkNames()
 	out := make([]types.Summary, len(found))
 	for i := range found {
 		out[i] = summarize(&found[i], now)
+		for _, name := range links[found[i].ID] {
+			out[i].Names = append(out[i].Names, "/"+name)
+		}
 		if o.Size {
 			out[i].SizeRw, out[i].SizeRootFs, err = s.deps.Containers.Sizes(c.r.Context(), found[i].ID)
 			if err != nil && !errs.NotFound.Is(err) { // removed meanwhile
@@ -143,6 +149,9 @@ func (s *Server) containerInspect(c *call) error {
 		return err
 	}
 	out := inspect(&x)
+	h := *x.HostConfig
+	h.Links = s.deps.Containers.Linked(&x)
+	out.HostConfig.HostConfig = &h
 	if c.flag("size") {
 		rw, root, err := s.deps.Containers.Sizes(c.r.Context(), x.ID)
 		if err != nil {
@@ -188,8 +197,10 @@ func inspect(x *container.Snapshot) *containerInspect {
 		Config:     &inspectConfig{Config: x.Config},
 		HostConfig: &hostConfig{HostConfig: x.HostConfig},
 		NetworkSettings: &networkSettings{NetworkSettings: types.NetworkSettings{
-			Ports:    portMap(x),
-			Networks: networks(x),
+			SandboxID:  sandboxID(x),
+			SandboxKey: sandboxKey(x),
+			Ports:      portMap(x),
+			Networks:   networks(x),
 		}},
 	}
 	if len(x.Config.OnBuild) > 0 {
@@ -204,6 +215,23 @@ func inspect(x *container.Snapshot) *containerInspect {
 		out.GraphDriver.Data["WorkDir"] = filepath.Join(x.Dir, "work")
 	}
 	return out
+}
+
+// sandboxID names the network namespace of a container that runs and has not joined another's: a new one with each start.
+func sandboxID(x *container.Snapshot) string {
+	if sandboxKey(x) == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(x.ID + x.StartedAt.Format(time.RFC3339Nano)))
+	return hex.EncodeToString(sum[:])
+}
+
+// sandboxKey is a path to it, as `nsenter --net=` takes it. Docker's is a mount, which we have none of.
+func sandboxKey(x *container.Snapshot) string {
+	if x.Pid == 0 || x.HostConfig.NetworkMode.IsContainer() {
+		return ""
+	}
+	return "/proc/" + strconv.Itoa(x.Pid) + "/ns/net"
 }
 
 func (s *Server) containerStart(c *call) error {

@@ -60,6 +60,9 @@ func (s *Service) newContainer(now Snapshot) *container {
 	if now.HostConfig.LogConfig.Type == "json-file" {
 		c.now.LogPath = filepath.Join(c.dir, c.id+"-json.log")
 	}
+	if len(now.Links) > 0 {
+		s.links.Store(true)
+	}
 	c.publish()
 	go c.loop()
 	return c

@@ -87,6 +87,10 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []Volu
 	if err := s.resolveJoins(host); err != nil {
 		return nil, nil, nil, err
 	}
+	links, err := s.resolveLinks(host)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	warnings, err := s.Builder.Validate(config, host)
 	if err != nil {
 		return nil, nil, nil, err
@@ -125,7 +129,7 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []Volu
 	argv := append(append([]string(nil), config.Entrypoint...), config.Cmd...)
 	img.Config = platformOnly(&img.Config)
 	snap := &Snapshot{ID: id, Name: name, Created: time.Now().UTC(), Image: img, Config: config, HostConfig: host,
-		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts.points, MountOptions: mounts.options, Wanted: endpoints}
+		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts.points, MountOptions: mounts.options, Wanted: endpoints, Links: links}
 	if s.private(snap) {
 		if err := s.Networks.Check(snap.request()); err != nil {
 			return nil, nil, nil, err

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -62,6 +63,8 @@ type Service struct {
 	byID  map[string]*container
 	names map[string]string // → ID; also those of containers that are just being created
 	execs map[string]*exec
+
+	links atomic.Bool // some container is linked to another
 
 	leavings map[string]chan struct{} // of removals whose reply is out, but which are not done yet
 }
@@ -118,6 +121,9 @@ func (s *Service) find(ref string) (*container, error) {
 		return c, nil
 	}
 	if c := s.byID[s.names[strings.TrimPrefix(ref, "/")]]; c != nil {
+		return c, nil
+	}
+	if c := s.byLink(ref); c != nil {
 		return c, nil
 	}
 	c, err := s.byPrefix(ref)

@@ -160,6 +160,9 @@ func execError(e *supervisor.LaunchError) error {
 func (x *exec) start(snap *Snapshot, a *attachment) error {
 	s := x.c.s
 	in := s.input(snap)
+	if others, err := s.linked(snap); err == nil {
+		in.Linked = linkEnv(snap.Name, others)
+	}
 	in.Cgroup = snap.live.Cgroup.Join
 	e := &runtime.Exec{ID: x.id, Args: x.config.Cmd, Env: x.config.Env, User: x.config.User, WorkingDir: x.config.WorkingDir,
 		Privileged: x.config.Privileged, Tty: x.config.Tty, OpenStdin: x.config.AttachStdin,

@@ -16,7 +16,9 @@ import (
 
 // writeFiles writes hostname, hosts and resolv.conf, which are bound over the image's, and returns the directory
 // they lie in. They are written in place, not replaced: a container that has them bound would keep the old ones.
-func (c *container) writeFiles(net *Connection) (string, error) {
+//
+// linked are the lines of the hosts file for linked containers.
+func (c *container) writeFiles(net *Connection, linked []byte) (string, error) {
 	if err := os.Mkdir(filepath.Join(c.dir, "rootfs"), 0o755); err != nil && !os.IsExist(err) {
 		return "", err
 	}
@@ -37,6 +39,7 @@ func (c *container) writeFiles(net *Connection) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	hosts = append(hosts, linked...)
 	hosts = append(hosts, ownHosts(net, c.now.Config)...)
 	for _, f := range []struct {
 		name string

@@ -127,8 +127,6 @@ func checkHostConfig(h *api.HostConfig) error {
 		return bad("unknown or invalid runtime name: %s", h.Runtime)
 	case !h.Isolation.IsDefault():
 		return bad("invalid isolation '%s' on linux", h.Isolation)
-	case len(h.Links) > 0:
-		return errs.NotImplemented.Errorf("links are not supported")
 	case len(h.DeviceRequests) > 0:
 		d := h.DeviceRequests[0]
 		return bad("could not select device driver %q with capabilities: %v", d.Driver, d.Capabilities)

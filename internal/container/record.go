@@ -40,6 +40,7 @@ type record struct {
 	Networks   map[string]*network.EndpointSettings `json:"networks,omitempty"`
 	// MountOptions are missing in records of before volumes.
 	MountOptions map[string]MountOptions `json:"mount_options,omitempty"`
+	Links        []Link                  `json:"links,omitempty"`
 	Status       string                  `json:"status"`
 	ExitCode     int                     `json:"exit_code,omitempty"`
 	OOMKilled    bool                    `json:"oom_killed,omitempty"`
@@ -61,7 +62,7 @@ func newRecord(s *Snapshot, stopped bool) *record {
 	return &record{
 		V: recordVersion, ID: s.ID, Name: s.Name, Created: s.Created,
 		Image:  imageRecord{s.Image.ID, s.Image.Name, s.Image.ChainID, s.Image.Config.Platform},
-		Config: s.Config, HostConfig: s.HostConfig, Path: s.Path, Args: s.Args, Mounts: s.Mounts, MountOptions: s.MountOptions, Networks: s.Wanted,
+		Config: s.Config, HostConfig: s.HostConfig, Path: s.Path, Args: s.Args, Mounts: s.Mounts, MountOptions: s.MountOptions, Networks: s.Wanted, Links: s.Links,
 		Status: s.Status.String(), ExitCode: s.ExitCode, OOMKilled: s.OOMKilled, Error: s.Error,
 		StartedAt: s.StartedAt, FinishedAt: s.FinishedAt, Restarts: s.RestartCount, Stopped: stopped,
 	}
@@ -80,7 +81,7 @@ func (r *record) snapshot() (Snapshot, error) {
 		ID: r.ID, Name: r.Name, Created: r.Created,
 		Image: Image{ID: r.Image.ID, Name: r.Image.Name, ChainID: r.Image.ChainID,
 			Config: dockerspec.DockerOCIImage{Image: ocispec.Image{Platform: r.Image.Platform}}},
-		Config: r.Config, HostConfig: r.HostConfig, Path: r.Path, Args: r.Args, Mounts: r.Mounts, MountOptions: r.MountOptions, Wanted: r.Networks,
+		Config: r.Config, HostConfig: r.HostConfig, Path: r.Path, Args: r.Args, Mounts: r.Mounts, MountOptions: r.MountOptions, Wanted: r.Networks, Links: r.Links,
 		Status: status, ExitCode: r.ExitCode, OOMKilled: r.OOMKilled, Error: r.Error,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, RestartCount: r.Restarts,
 	}, nil

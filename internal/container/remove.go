@@ -13,7 +13,7 @@ import (
 // container holds them.
 func (s *Service) Remove(ctx context.Context, ref string, force, volumes, link bool) error {
 	if link {
-		return errs.NotImplemented.Errorf("links are not supported")
+		return s.removeLink(ctx, ref)
 	}
 	c, err := s.find(ref)
 	if err != nil {

@@ -58,6 +58,7 @@ type Snapshot struct {
 	Wanted    map[string]*network.EndpointSettings
 	Endpoints map[string]*network.EndpointSettings
 	Ports     network.PortMap
+	Links     []Link // on the default network
 	LogPath   string
 	Dir       string // holds hostname, hosts, resolv.conf
 	AppArmor  string

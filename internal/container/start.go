@@ -119,6 +119,7 @@ func (c *container) launch() error {
 	var net *Connection
 	unmap := func() {}
 	defer func() { unmap() }()
+	var hosts []byte
 	defer func() {
 		if net != nil {
 			net.Done()
@@ -142,6 +143,11 @@ func (c *container) launch() error {
 			s.removeCgroup(c.id, parent, l.Cgroup.Dirs)
 		}},
 		{"network", func() (err error) {
+			others, err := s.linked(&c.now)
+			if err != nil {
+				return err
+			}
+			plan.Linked, hosts = linkEnv(c.now.Name, others), linkHosts(others)
 			if net, err = c.join(); net != nil {
 				plan.Netns = net.Path
 			}
@@ -160,7 +166,7 @@ func (c *container) launch() error {
 			if unmap, err = c.mapOwners(plan.Sources); err != nil {
 				return err
 			}
-			if plan.Files, err = c.writeFiles(net); err != nil {
+			if plan.Files, err = c.writeFiles(net, hosts); err != nil {
 				return err
 			}
 			if err := <-made; err != nil {
@@ -185,6 +191,7 @@ func (c *container) launch() error {
 	}
 	c.connected(net)
 	c.running(l)
+	c.relink()
 	c.saveLater(nil)
 	j.end()
 	return nil

@@ -244,6 +244,29 @@ func TestRelayDies(t *testing.T) {
 	}
 }
 
+// TestLinksAreNamesForOne: a link is a name that only one container has for another, also for one that comes later.
+func TestLinksAreNamesForOne(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "n1"})
+	_, db := h.join(t, &JoinRequest{Name: "db", Endpoints: on("n1"), First: "n1"})
+	_, web := h.join(t, &JoinRequest{Name: "web", First: "n1", Endpoints: map[string]*api.EndpointSettings{"n1": {Links: []string{"db:the-DB", "/later:soon", "db"}}}})
+	for _, name := range []string{"the-db.", "the-db.n1.", "db."} {
+		if got, err := lookup(web, "udp4", name); err != nil || !slices.Equal(got, []string{"172.18.0.2"}) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	if got, err := lookup(db, "udp4", "the-db."); err == nil {
+		t.Errorf("another container knows it, too: %v", got)
+	}
+	if got, err := lookup(web, "udp4", "soon."); err == nil {
+		t.Error(got)
+	}
+	h.join(t, &JoinRequest{Name: "later", Endpoints: on("n1"), First: "n1"})
+	if got, err := lookup(web, "udp4", "soon."); err != nil || len(got) != 1 {
+		t.Error(got, err)
+	}
+}
+
 // TestRelayUpgraded: the next engine brings another relay, and the one that runs becomes it, with all that goes through it.
 func TestRelayUpgraded(t *testing.T) {
 	h := newHost(t)

@@ -9,14 +9,14 @@ import (
 // DefaultPath is the PATH of containers that set none.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment is Docker's: the defaults, overridden by the container's and those by the exec's. A variable
+// environment is Docker's: the defaults and what tells of linked containers, overridden by the container's and those by the exec's. A variable
 // without "=" takes an earlier one away. init adds HOME, for which it reads the container's passwd.
-func environment(c *api.Config, tty bool, exec []string) []string {
+func environment(c *api.Config, linked []string, tty bool, exec []string) []string {
 	env := []string{"PATH=" + DefaultPath, "HOSTNAME=" + c.Hostname}
 	if tty {
 		env = append(env, "TERM=xterm")
 	}
-	return override(override(env, c.Env), exec)
+	return override(override(override(env, linked), c.Env), exec)
 }
 
 func override(env, with []string) []string {

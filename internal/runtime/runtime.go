@@ -66,6 +66,7 @@ type Input struct {
 	Cgroup spec.Cgroup
 	Log    spec.Log
 
+	Linked  []string      // variables that tell of linked containers; Config's own come first
 	Ulimits []*api.Ulimit // the daemon's defaults
 	Init    bool          // the daemon's default for --init
 	// UIDMaps and GIDMaps put the container into a user namespace of its own, unless it says --userns host.
@@ -156,7 +157,7 @@ func (b *Builder) Build(in *Input) (*spec.Launch, *spec.Init, []string, error) {
 	warnings = append(warnings, w...)
 	init.Exec = spec.Exec{
 		Args:            append([]string{in.Path}, in.Args...),
-		Env:             environment(in.Config, in.Config.Tty, nil),
+		Env:             environment(in.Config, in.Linked, in.Config.Tty, nil),
 		Cwd:             in.Config.WorkingDir,
 		User:            in.Config.User,
 		Groups:          h.GroupAdd,
@@ -207,7 +208,7 @@ func (b *Builder) BuildExec(in *Input, e *Exec) (*spec.Launch, *spec.Exec, []str
 	}
 	exec := &spec.Exec{
 		Args:            slices.Clone(e.Args),
-		Env:             environment(in.Config, e.Tty, e.Env),
+		Env:             environment(in.Config, in.Linked, e.Tty, e.Env),
 		Cwd:             first(e.WorkingDir, in.Config.WorkingDir, "/"),
 		User:            first(e.User, in.Config.User),
 		Groups:          h.GroupAdd,

@@ -372,7 +372,7 @@ func TestRlimitsWithoutResourceCapability(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	c := &api.Config{Hostname: "box", Env: []string{"X=1", "PATH=/a", "Y", "TERM=dumb", "X=2"}}
-	if got, want := environment(c, true, []string{"X", "Z=z"}), []string{"PATH=/a", "HOSTNAME=box", "TERM=dumb", "Z=z"}; !reflect.DeepEqual(got, want) {
+	if got, want := environment(c, nil, true, []string{"X", "Z=z"}), []string{"PATH=/a", "HOSTNAME=box", "TERM=dumb", "Z=z"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

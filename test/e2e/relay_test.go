@@ -142,6 +142,10 @@ func TestNamesAndPortsOutliveTheDaemon(t *testing.T) {
 			t.Errorf("%s: another program could take the port", when)
 		}
 	}
+	key := okOn(t, e, "inspect", "-f", "{{.NetworkSettings.SandboxKey}}", "web")
+	if out, err := exec.Command("nsenter", "--net="+key, "ip", "-br", "addr").CombinedOutput(); err != nil || !strings.Contains(string(out), "10.83.0.80") {
+		t.Errorf("in the sandbox %s: %s, %v", key, out, err)
+	}
 	check("at first")
 	for range 2 {
 		e.Kill()
@@ -404,4 +408,64 @@ func differs(a, b map[string]string) (text string) {
 		}
 	}
 	return text
+}
+
+// linkSessions are links, on the default network and on others, and containers that are connected while they run.
+var linkSessions = []session{
+	{"links on the default network", []string{
+		"docker run -d --name db -h dbhost --expose 5432 --expose 6000-6003 --expose 53/udp -e PASSWORD=secret busybox sleep 1000 | wc -c",
+		"docker run -d --name my-cache busybox sleep 1000 | wc -c",
+		"docker run -d --name web --link db:the-db --link my-cache busybox sleep 1000 | wc -c",
+		"docker exec web grep -v -e ip6 -e localhost /etc/hosts | sed -n '1,2p' | cut -f2 | sort; docker exec web ping -c1 -W5 the-db | head -1 | cut -d' ' -f2; docker exec web ping -c1 -W5 dbhost | head -1 | cut -d' ' -f2",
+		"docker exec web env | grep -E '^(THE_DB|MY_CACHE)' | sort",
+		"docker run --rm --link db:d busybox env | grep -E '^D_' | grep -v D_NAME | sort",
+		"docker run --rm --link db:d -e D_NAME=mine busybox env | grep ^D_NAME",
+		"docker inspect web -f '{{json .HostConfig.Links}}' | tr ',' '\\n' | tr -d '[]' | sort", "docker inspect db -f '{{json .HostConfig.Links}}'",
+		"docker ps --no-trunc --filter name=db --format '{{.Names}}'; docker ps --filter name=db --format '{{.Names}}'",
+		"docker inspect web/the-db -f '{{.Name}}'", "docker inspect web/nosuch -f '{{.Name}}'",
+		// An address that has changed is known; the one of a link that is gone is not.
+		"docker stop -t 0 db my-cache; docker start my-cache db; docker exec web ping -c1 -W5 the-db | head -1 | cut -d' ' -f2; docker exec web grep -c the-db /etc/hosts",
+		"docker stop -t 0 web db; docker start web; docker start db web",
+		"docker rm --link web/the-db; docker exec web grep -c the-db /etc/hosts; docker inspect web -f '{{len .HostConfig.Links}}'; docker ps -q | wc -l", "docker rm --link web", "docker rm --link web/nosuch",
+		"docker rename my-cache cache2; docker inspect web -f '{{json .HostConfig.Links}}'",
+		"docker rename cache2 my-cache; docker rm -f my-cache; docker stop -t 0 web; docker start web; docker inspect web -f '{{json .HostConfig.Links}}'", "!docker rm --link web/my-cache; docker start web; docker inspect web -f '{{json .HostConfig.Links}}'",
+		"docker create --link nosuch busybox true", "docker create --link nosuch:x busybox true", "docker create --link '' busybox true", "docker create --link a:b:c busybox true",
+		"docker create --network host --link db busybox true", "docker create --network container:db --link db busybox true",
+		"docker create --name onhost --network host busybox true | wc -c; docker create --link onhost busybox true",
+		"docker create --name alone --network none busybox sleep 1000 | wc -c; docker start alone; docker run --rm --link alone busybox true 2>&1 | grep -o 'Cannot link.*network'",
+		"docker rm -f db web onhost alone; docker ps -aq | wc -l", "docker rm -f $(docker ps -aq)",
+	}},
+	{"links in a network", []string{
+		"docker network create nl >/dev/null; docker run -d --name db --network nl -e A=b busybox sleep 1000 | wc -c",
+		"docker run -d --name web --network nl --link db:the-db --link later:soon busybox sleep 1000 | wc -c",
+		"docker exec web ping -c1 -W5 the-db | head -1 | cut -d' ' -f2; docker exec web env | grep -c THE_DB; docker exec web grep -c db /etc/hosts",
+		"docker run -d --name later --network nl busybox sleep 1000 | wc -c; docker exec web ping -c1 -W5 soon | head -1 | cut -d' ' -f2",
+		"docker inspect web -f '{{json .HostConfig.Links}} {{json .NetworkSettings.Networks.nl.Links}}'",
+		"docker network create nm >/dev/null; docker network connect --link db:other nm web; docker network connect nm db; docker exec web ping -c1 -W5 other | head -1 | cut -d' ' -f2",
+		"docker rm -f db web later; docker network rm nl nm",
+	}},
+	{"connected while it runs", []string{
+		"docker network create --subnet 10.85.0.0/24 nc >/dev/null; docker run -d --name there --network nc --ip 10.85.0.50 busybox sleep 1000 | wc -c",
+		"docker run -d --name late -h latehost busybox sleep 1000 | wc -c; docker exec late grep -c 127.0.0.11 /etc/resolv.conf",
+		"docker network connect --ip 10.85.0.60 --alias joined nc late; docker exec late ping -c1 -W5 there | head -1; docker exec there ping -c1 -W5 joined | head -1; docker exec there ping -c1 -W5 late.nc | head -1",
+		"docker exec late grep -v '^#' /etc/resolv.conf; docker exec late grep 10.85 /etc/hosts; docker exec there nslookup 10.85.0.60 127.0.0.11 | grep -o 'name = late.nc'",
+		"docker network disconnect nc late; docker exec late grep -c 10.85 /etc/hosts",
+		"docker inspect there -f '{{len .NetworkSettings.SandboxID}} {{if .NetworkSettings.SandboxKey}}key{{end}}'",
+		"docker inspect late -f '{{json .NetworkSettings.Ports}}'; docker stop -t 0 late; docker inspect late -f '{{.NetworkSettings.Gateway}}'",
+		"docker rm -f there late; docker network rm nc",
+	}},
+}
+
+// TestLinksDifferential holds links, and names of containers that are connected late, against a real dockerd.
+func TestLinksDifferential(t *testing.T) {
+	docker := engine.DockerWithNetworks(filepath.Join(scratch, "dl"))
+	if err := boot(docker, "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := docker.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	shellDifferential(t, linkSessions, ownEngine(t, "busybox"), docker, networkMask)
 }

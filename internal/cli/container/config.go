@@ -444,6 +444,13 @@ func (o *options) endpoints(h *container.HostConfig) (map[string]*network.Endpoi
 		user, builtin = user || userDefined, builtin || !userDefined
 		if i == 0 {
 			h.NetworkMode = mode
+			if len(o.links.Values) > 0 && (mode.IsHost() || mode.IsContainer()) {
+				kind := "host type networking"
+				if mode.IsContainer() {
+					kind = "container type network"
+				}
+				return nil, fmt.Errorf("conflicting options: %s can't be used with links. This would result in undefined behavior", kind)
+			}
 			if err := o.firstEndpoint(ep, userDefined); err != nil {
 				return nil, err
 			}
