@@ -117,9 +117,9 @@ func (c *container) launch() error {
 		birth = c.newBirth(early)
 	)
 	var net *Connection
+	var hosts []byte // lines of the hosts file for linked containers
 	unmap := func() {}
 	defer func() { unmap() }()
-	var hosts []byte
 	defer func() {
 		if net != nil {
 			net.Done()
