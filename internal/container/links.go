@@ -318,6 +318,6 @@ func (s *Service) removeLink(ctx context.Context, ref string) error {
 		}
 		p.now.Links = slices.DeleteFunc(slices.Clone(p.now.Links), func(l Link) bool { return l.Alias == alias })
 		p.publish()
-		return p.save()()
+		return p.save(p.s.State.Submit)()
 	})
 }
