@@ -16,7 +16,7 @@ import (
 var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/version", "internal/runtime/spec", "internal/runstream"},
 	{"internal/kernel/"},
-	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events", "internal/trash"},
+	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events", "internal/trash", "internal/disk"},
 	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/", "internal/build/session", "internal/volume"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
@@ -55,7 +55,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/remote", "internal/registry/", "internal/build/session", "internal/network", "internal/network/", "internal/volume", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/disk", "internal/remote", "internal/registry/", "internal/build/session", "internal/network", "internal/network/", "internal/volume", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string

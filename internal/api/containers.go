@@ -37,10 +37,11 @@ func (s *Server) containerList(c *call) error {
 		return err
 	}
 	now := time.Now()
-	links := s.deps.Containers.LinkNames()
+	links, names := s.deps.Containers.LinkNames(), imageNames{s: s}
 	out := make([]types.Summary, len(found))
 	for i := range found {
 		out[i] = summarize(&found[i], now)
+		out[i].Image = names.of(&found[i])
 		for _, name := range links[found[i].ID] {
 			out[i].Names = append(out[i].Names, "/"+name)
 		}
@@ -53,6 +54,32 @@ func (s *Server) containerList(c *call) error {
 		shape(c.version, &out[i], containerSummaryShims)
 	}
 	return c.reply(200, out)
+}
+
+// imageNames tells by which name a container's image is shown: the user's, unless that leads to another image now, or to none.
+type imageNames struct {
+	s     *Server
+	known map[string]string // IDs
+}
+
+func (n *imageNames) of(x *container.Snapshot) string {
+	if n.s.deps.Images == nil {
+		return x.Config.Image
+	}
+	id, ok := n.known[x.Config.Image]
+	if !ok {
+		if i, err := n.s.deps.Images.Find(x.Config.Image); err == nil {
+			id = i.ID.String()
+		}
+		if n.known == nil {
+			n.known = map[string]string{}
+		}
+		n.known[x.Config.Image] = id
+	}
+	if id != x.Image.ID.String() {
+		return x.Image.ID.String()
+	}
+	return x.Config.Image
 }
 
 func summarize(x *container.Snapshot, now time.Time) types.Summary {

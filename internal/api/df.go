@@ -137,10 +137,12 @@ func (s *Server) containerUsage(c *call, out *diskUsage, verbose bool) error {
 		return err
 	}
 	now := time.Now()
+	names := imageNames{s: s}
 	u := &types.DiskUsage{}
 	legacy := []types.Summary{}
 	for i := range list {
 		sum := summarize(&list[i], now)
+		sum.Image = names.of(&list[i])
 		if sum.SizeRw, sum.SizeRootFs, err = s.deps.Containers.Sizes(c.r.Context(), list[i].ID); errs.NotFound.Is(err) {
 			continue // removed meanwhile
 		} else if err != nil {

@@ -88,8 +88,8 @@ func manifestsOf(x *image.Image, users []string) []imagetypes.ManifestSummary {
 		Kind:       imagetypes.ManifestKindImage,
 		ImageData:  &imagetypes.ImageProperties{Platform: platformOf(x), Containers: orEmpty(users)},
 	}
-	m.Size.Content = x.Manifest.Size
-	m.Size.Total = x.Manifest.Size + x.Size
+	m.Size.Content = x.Content
+	m.Size.Total = x.Content + x.Size
 	m.ImageData.Size.Unpacked = x.Size
 	return []imagetypes.ManifestSummary{m}
 }

@@ -113,6 +113,9 @@ var routes = []route{
 	{"GET", "/gantry/manifest", (*Server).remoteManifest, 0},
 	{"GET", "/gantry/trash", (*Server).trashList, 0},
 	{"DELETE", "/gantry/trash", (*Server).trashEmpty, 0},
+	{"GET", "/gantry/prunable/{name}", (*Server).prunable, 0},
+	{"GET", "/gantry/disk", (*Server).disk, 0},
+	{"POST", "/gantry/check", (*Server).check, 0},
 	{"POST", "/gantry/undo", (*Server).undo, 0},
 	{"POST", "/gantry/images/{name}/protect", (*Server).imageProtect, 0},
 

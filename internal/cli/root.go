@@ -40,7 +40,7 @@ func groups() []*command.Group {
 			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
-			system.DiskUsage, system.Events, system.Info,
+			system.Check, system.DiskUsage, system.Events, system.Info, system.Prune,
 		}},
 		{Name: "volume", Short: "Manage volumes", Commands: []*command.Command{
 			volume.Clone, volume.Create, volume.Export, volume.Import, volume.Inspect, volume.List, volume.Prune, volume.Remove, volume.Snapshot, volume.Update,

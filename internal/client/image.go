@@ -19,6 +19,15 @@ func (c *Client) ImageList(ctx context.Context, all bool, f Filters) (out []imag
 	return out, err
 }
 
+// ImageManifests lists images with what there is of each for which platform.
+func (c *Client) ImageManifests(ctx context.Context, all bool, f Filters) (out []image.Summary, err error) {
+	q := url.Values{"manifests": {"1"}}
+	setTrue(q, "all", all)
+	set(q, "filters", f.Encode())
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/images/json", Query: q}, &out)
+	return out, err
+}
+
 // ImageTag gives source the name repo:tag as well.
 func (c *Client) ImageTag(ctx context.Context, source, repo, tag string) error {
 	q := url.Values{"repo": {repo}}

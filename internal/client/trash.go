@@ -26,6 +26,20 @@ func setRemoval(ctx context.Context, q url.Values) {
 	set(q, "operation", r.Operation)
 }
 
+// Prunable is a thing that a prune would take.
+type Prunable struct {
+	Kind, ID, Name string
+	Size           int64
+}
+
+// Prunable lists what a prune would take: kind is "containers", "images", "all-images", "networks" or "volumes".
+func (c *Client) Prunable(ctx context.Context, kind string, f Filters) (out []Prunable, err error) {
+	q := url.Values{}
+	set(q, "filters", f.Encode())
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/gantry/prunable/" + esc(kind), Query: q}, &out)
+	return out, err
+}
+
 // Removed is a thing in the trash.
 type Removed struct {
 	ID, Kind, Key  string

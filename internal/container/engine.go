@@ -191,6 +191,16 @@ func (s *Service) ImageUsers(id digest.Digest) (users []Snapshot) {
 	return users
 }
 
+// Running returns the containers that have processes.
+func (s *Service) Running() (list []Snapshot) {
+	for _, c := range s.all() {
+		if c.Status.Alive() {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // Chains returns the chain IDs of the layers that containers stand on; collection keeps them.
 func (s *Service) Chains() []digest.Digest {
 	var list []digest.Digest

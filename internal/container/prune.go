@@ -13,14 +13,11 @@ import (
 // Prune removes all containers that do not run, and returns their IDs and the bytes of their writable layers. Filters are
 // until, label and label!.
 func (s *Service) Prune(ctx context.Context, filters map[string][]string) (ids []string, freed int64, err error) {
-	match, err := pruneFilter(filters)
+	list, err := s.Prunable(filters)
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, x := range s.all() {
-		if x.Status.Alive() || x.Status == Removing || !match(x.Created, x.Config.Labels) {
-			continue
-		}
+	for _, x := range list {
 		if err := ctx.Err(); err != nil {
 			return ids, freed, err
 		}
@@ -35,6 +32,20 @@ func (s *Service) Prune(ctx context.Context, filters map[string][]string) (ids [
 		freed += size
 	}
 	return ids, freed, nil
+}
+
+// Prunable lists what Prune would remove.
+func (s *Service) Prunable(filters map[string][]string) (list []Snapshot, err error) {
+	match, err := pruneFilter(filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range s.all() {
+		if !x.Status.Alive() && x.Status != Removing && match(x.Created, x.Config.Labels) {
+			list = append(list, x)
+		}
+	}
+	return list, nil
 }
 
 // pruneFilter reads the filters that prunes share.

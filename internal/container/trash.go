@@ -114,6 +114,9 @@ func (k keeper) Restore(ctx context.Context, it trash.Item, as string, taken fun
 		return "", err
 	}
 	s.keepVolumes(map[string]*record{r.ID: r}) // those that are gone are made anew when it starts
+	if s.Volumes != nil {
+		s.Volumes.Keep(r.ID, snap.volumeNames(false))
+	}
 	c := s.newContainer(snap)
 	c.post(func() { c.manual = r.Stopped })
 	s.mu.Lock()

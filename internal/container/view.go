@@ -140,7 +140,10 @@ func (s *Service) CopyIn(ctx context.Context, ref, name string, archive io.Reade
 		}
 		return layer.CopyIn(ctx, root, name, archive, o)
 	})
-	if layer.ReadOnly(err) {
+	if layer.ReadOnly(err) && !snap.HostConfig.ReadonlyRootfs && s.Trash.Full() {
+		// An overlay that finds no room for its own folder is mounted read-only.
+		err = errs.Internal.Errorf("write %s: no space left on device", name)
+	} else if layer.ReadOnly(err) {
 		err = errs.Invalid.Errorf("container rootfs is marked read-only")
 	}
 	if err == nil {

@@ -64,7 +64,7 @@ func (s *Store) Collect(ctx context.Context, roots func(mark func(digest.Digest)
 			if _, ok := marked[d]; ok {
 				continue
 			}
-			aside := filepath.Join(s.ingestDir(), "gone-"+e.Name())
+			aside := filepath.Join(s.ingestDir(), Gone+e.Name())
 			n, err := s.removeUnleased(d, filepath.Join(dir, e.Name()), aside)
 			if err != nil {
 				return c, fmt.Errorf("collect blobs: %w", err)
@@ -78,6 +78,19 @@ func (s *Store) Collect(ctx context.Context, roots func(mark func(digest.Digest)
 	}
 	return c, nil
 }
+
+// Gone begins the names, in the folder of what comes, of blobs that are being deleted.
+const Gone = "gone-"
+
+// Leased reports whether a lease holds the blob now.
+func (s *Store) Leased(d digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[d] > 0
+}
+
+// Algorithms are those of the digests that blobs may have; each has a folder below blobs.
+func Algorithms() []digest.Algorithm { return algorithms }
 
 // bigBlob is the size in bytes from which on a blob is only moved aside, to be deleted in the background.
 const bigBlob = 16 << 20

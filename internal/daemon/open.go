@@ -56,12 +56,17 @@ type engine struct {
 	volumes    *volume.Service
 	keeper     *supervisor.Keeper
 	trash      *trash.Bin
+	state      *state.Store
+	blobs      *content.Store
+	layers     *layer.Store
+	dataRoot   string
+	log        *slog.Logger
 	closers    []func() error // in the order of opening
 }
 
 // open opens everything below the API.
 func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, log *slog.Logger) (e *engine, err error) {
-	e = &engine{events: events.New()}
+	e = &engine{events: events.New(), dataRoot: cfg.DataRoot, log: log}
 	e.closing(func() error { e.events.Close(); return nil })
 	defer func() {
 		if err != nil {
@@ -73,7 +78,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 		return e, err
 	}
 	e.closing(st.Close)
-	if e.trash, err = trash.Open(st, trash.Options{Keep: cfg.Trash, Disk: func() (int64, int64) { return disk(cfg.DataRoot) }, Log: log}); err != nil {
+	if e.trash, err = trash.Open(st, trash.Options{Keep: cfg.Trash, Disk: func() (int64, int64) { return space(cfg.DataRoot) }, Log: log}); err != nil {
 		return e, err
 	}
 	blobs, err := content.Open(filepath.Join(cfg.DataRoot, "content"))
@@ -142,11 +147,16 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	e.trash.Collect = func(ctx context.Context) error { _, err := e.images.Collect(ctx); return err }
 	e.trash.Start()
 	e.closing(func() error { e.trash.Close(); return nil })
+	e.state, e.blobs, e.layers = st, blobs, layers
+	tidying, stop := context.WithCancel(context.Background())
+	tidied := make(chan struct{})
+	go func() { defer close(tidied); e.tidyUp(tidying) }()
+	e.closing(func() error { stop(); <-tidied; return nil })
 	return e, nil
 }
 
-// disk tells the free and all bytes of the file system of path.
-func disk(path string) (free, all int64) {
+// space tells the free and all bytes of the file system of path.
+func space(path string) (free, all int64) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		return 1, 1
@@ -251,7 +261,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	_, aerr := os.Stat("/sys/kernel/security/apparmor/profiles")
 	_, nerr := os.Stat("/proc/self/ns/cgroup")
 	h.AppArmor, h.CgroupNS = aerr == nil, nerr == nil
-	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Volumes: e.volumes, Builds: e.builds, BuildFiles: e.buildFiles, Trash: e.trash, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
+	return api.Deps{Containers: e.containers, Images: e.images, Networks: e.networks, Volumes: e.volumes, Builds: e.builds, BuildFiles: e.buildFiles, Trash: e.trash, Usage: e.usage, Check: e.check, Events: e.events, Registries: e.remote, Host: h, Supervisor: e.supervisor, Relay: e.relay, Log: log}
 }
 
 // supervisor tells which supervisor serves.

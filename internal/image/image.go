@@ -27,6 +27,7 @@ type Image struct {
 	RepoTags    []string      // familiar form: "debian:latest"
 	RepoDigests []string      // familiar form: "debian@sha256:…"
 	Size        int64         // bytes: the unpacked layers
+	Content     int64         // bytes of its blobs: manifest, config and layers as they travel
 	Tagged      time.Time     // when the newest of its references was made
 }
 

@@ -28,6 +28,9 @@ func (s *Service) Get(ctx context.Context, ref string) (Image, error) {
 	return i, err
 }
 
+// Find is Get that makes nothing: an image that is inside the engine is found only when it was made before.
+func (s *Service) Find(ref string) (Image, error) { return s.lookup(ref) }
+
 // lookup is Get of what is there. Names come before ID prefixes, as in Docker: an image that is called "cafe" hides
 // the one whose ID begins so.
 func (s *Service) lookup(ref string) (Image, error) {

@@ -32,6 +32,7 @@ const (
 type resolved struct {
 	target, manifest ocispec.Descriptor
 	id               digest.Digest
+	configSize       int64
 	config           dockerspec.DockerOCIImage
 	layers           []ocispec.Descriptor // bottom first, as the diff IDs
 	chain            digest.Digest
@@ -67,7 +68,7 @@ func (s *Service) resolveAs(target ocispec.Descriptor, foreign bool) (*resolved,
 		return nil, errs.Invalid.Errorf("%s has no image for this host's platform %s; it has: %s", target.Digest, formatPlatform(hostPlatform()), listPlatforms(seen))
 	}
 	x.manifest = found[best].manifest
-	x.id = found[best].parsed.Config.Digest
+	x.id, x.configSize = found[best].parsed.Config.Digest, found[best].parsed.Config.Size
 	x.layers = found[best].parsed.Layers
 	x.config = found[best].config
 	for _, d := range x.config.RootFS.DiffIDs {

@@ -294,6 +294,10 @@ func (s *Service) join() map[digest.Digest]*Image {
 		if i.ID == "" || newest[x.id].Before(r.Time) {
 			newest[x.id] = r.Time
 			i.ID, i.Target, i.Manifest, i.Config, i.ChainID, i.Size = x.id, x.target, x.manifest, x.config, x.chain, x.size
+			i.Content = x.manifest.Size + x.configSize
+			for _, l := range x.layers {
+				i.Content += l.Size
+			}
 		}
 		if isHeld(key) {
 			continue

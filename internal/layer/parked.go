@@ -88,6 +88,33 @@ func (s *Store) ParkedSize(container string) (int64, error) {
 	return sizeOf(s.parked(container))
 }
 
+// OnlyLeased lists the layers that neither these roots nor containers want, but a lease: what builds keep, or what is
+// just being made into an image.
+func (s *Store) OnlyLeased(roots func(mark func(digest.Digest))) map[digest.Digest]bool {
+	wanted := map[digest.Digest]bool{}
+	var marked []digest.Digest
+	roots(func(c digest.Digest) { marked = append(marked, c) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.writable {
+		marked = append(marked, c)
+	}
+	for _, c := range marked {
+		for c != "" && !wanted[c] {
+			wanted[c] = true
+			c = s.layers[c].Parent
+		}
+	}
+	leased := map[digest.Digest]bool{}
+	for c := range s.held {
+		for c != "" && !wanted[c] && !leased[c] {
+			leased[c] = true
+			c = s.layers[c].Parent
+		}
+	}
+	return leased
+}
+
 // Unwanted lists the layers that Collect would remove if these were the only roots.
 func (s *Store) Unwanted(roots func(mark func(digest.Digest))) map[digest.Digest]Info {
 	keep := map[digest.Digest]struct{}{}

@@ -62,6 +62,7 @@ type Store struct {
 
 	mu        sync.Mutex
 	next      uint64
+	first     uint64 // next when the store was opened: what has a higher number was made since
 	layers    map[digest.Digest]record
 	unpacking map[digest.Digest]chan struct{} // closed when that unpacking ends
 	held      map[digest.Digest]int           // by how many leases and writable layers
@@ -157,6 +158,7 @@ func (s *Store) load() error {
 			s.next = max(s.next, n)
 		}
 	}
+	s.first = s.next
 	for _, sub := range []string{"layers", "layers/tmp"} {
 		entries, err := os.ReadDir(filepath.Join(s.base, sub))
 		if err != nil {

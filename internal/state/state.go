@@ -15,6 +15,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
 )
@@ -64,6 +65,7 @@ func Open(path string) (*Store, error) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	s := &Store{db: db, pending: make(chan *update, 256), done: make(chan struct{})}
+	s.setAside()
 	go s.commitLoop()
 	return s, nil
 }
@@ -129,7 +131,12 @@ var errRetry = errors.New("a member of the group failed")
 
 func (s *Store) commitLoop() {
 	defer close(s.done)
+	size := s.Size()
 	for first := range s.pending {
+		if now := s.Size(); now != size {
+			size = now
+			s.setAside()
+		}
 		group := []*update{first}
 		haste := !first.lazy
 		timer := time.NewTimer(lull)
@@ -238,6 +245,35 @@ func (t Tx) Each(bucket string, fn func(key string, decode func(any) error) erro
 			return nil
 		})
 	})
+}
+
+// Check reads the whole file and reports what is inconsistent.
+func (s *Store) Check() error {
+	// The list of free pages that it looks at is the writers': none may be under way.
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	var all []error
+	for err := range tx.Check() {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// ahead is how many bytes beyond its end the file has blocks for. On a full disk, where nothing else can be written any
+// more, things can so be removed, and what happens to containers is still recorded.
+const ahead = 1 << 20
+
+// setAside gives the file blocks for what it will grow by. A file system that can't does without.
+func (s *Store) setAside() {
+	f, err := os.OpenFile(s.db.Path(), os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, s.Size()+ahead)
 }
 
 // Size returns the size of the state file in bytes.

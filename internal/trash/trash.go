@@ -192,8 +192,17 @@ func (b *Bin) Takes(ctx context.Context) bool {
 	if b == nil || b.Keep <= 0 {
 		return false
 	}
-	c, _ := ctx.Value(choiceKey{}).(Choice)
-	return !c.Now
+	if c, _ := ctx.Value(choiceKey{}).(Choice); c.Now {
+		return false
+	}
+	if b.Disk == nil {
+		return true
+	}
+	// What has been there longer makes room. Where that does not help it would be the first to go; and on a full disk a
+	// removal must not need any.
+	b.MakeRoom(ctx)
+	free, all := b.Disk()
+	return free >= reserve(all)
 }
 
 // New makes an item of a thing that is being removed with ctx. It is in the trash when it has been Put, and Added.
@@ -475,6 +484,15 @@ func (b *Bin) run() {
 // reserve is how many bytes of a disk the trash leaves free: a tenth, at most 5 GiB.
 func reserve(all int64) int64 { return min(all/10, 5<<30) }
 
+// Full reports whether the disk has no room for anything.
+func (b *Bin) Full() bool {
+	if b == nil || b.Disk == nil {
+		return false
+	}
+	free, _ := b.Disk()
+	return free < 64<<10
+}
+
 // MakeRoom deletes what has been in the trash longest until the disk has room again, if it has too little now.
 func (b *Bin) MakeRoom(ctx context.Context) {
 	if b == nil || b.Disk == nil {
@@ -499,6 +517,13 @@ func (b *Bin) MakeRoom(ctx context.Context) {
 			return
 		}
 		b.Log.Warn("the disk is filling: what was removed is deleted for good", "kind", it.Kind, "name", it.Name(), "bytes", n)
-		free += n // the deleting itself is under way
+		free += n
+	}
+	// The deleting is under way: who needs the room waits for it, a moment at most.
+	for range 100 {
+		if now, _ := b.Disk(); now >= min(free, reserve(all)) || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }

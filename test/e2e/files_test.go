@@ -183,7 +183,7 @@ func fileMask(s string) string {
 
 // newerWords reports errors that the stock client of 2022 words by itself, and today's otherwise.
 func newerWords(err string) bool {
-	for _, s := range []string{"No such container:path", "invalid reference format", "No such network", "No such volume", "No public port", "No such container: ", "strconv.ParseUint", "Invalid ", "See 'docker "} {
+	for _, s := range []string{"No such container:path", "Error: No such image: ", "invalid reference format", "No such network", "No such volume", "No public port", "No such container: ", "strconv.ParseUint", "Invalid ", "See 'docker "} {
 		if strings.Contains(err, s) {
 			return true
 		}

@@ -173,7 +173,8 @@ func filter(f map[string][]string) (func(Usage) bool, error) {
 				}
 				before = time.Now().Add(-d)
 			}
-		case "id", "parent", "type", "description", "inuse", "mutable", "immutable", "shared", "private":
+		case "id", "parent", "type", "description", "inuse", "mutable", "immutable", "shared", "private",
+			"label", "label!": // of other kinds, by `system prune`; Docker takes no notice either
 		default:
 			return nil, errs.Invalid.Errorf("invalid filter '%s'", key)
 		}

@@ -166,12 +166,15 @@ var Prune = &command.Command{
 		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
 		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			if !*force && !command.Confirm(env, "WARNING! This will remove all stopped containers.") {
-				return nil
-			}
 			c, err := env.Client()
 			if err != nil {
 				return err
+			}
+			if !*force {
+				command.ShowPrunable(ctx, env, c, filters, "containers")
+				if !command.Confirm(env, "WARNING! This will remove all stopped containers.") {
+					return nil
+				}
 			}
 			var out container.PruneReport
 			if err := c.Prune(choose(ctx), "containers", filters, &out); err != nil {

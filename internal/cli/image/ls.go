@@ -3,6 +3,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/pflag"
@@ -27,13 +28,25 @@ var List = &command.Command{
 		digests := fs.Bool("digests", false, "Digests, too")
 		noTrunc := fs.Bool("no-trunc", false, "Do not shorten anything")
 		quiet := fs.BoolP("quiet", "q", false, "Only IDs")
+		asTree := fs.Bool("tree", false, "With the platforms of each, and what they take")
 		return func(ctx context.Context, env *command.Env, args []string) error {
+			if *asTree && (*quiet || *digests || *noTrunc || *format != "") {
+				return errors.New("--tree shows everything in a form of its own: it goes with no --quiet, --digests, --no-trunc or --format")
+			}
 			c, err := env.Client()
 			if err != nil {
 				return err
 			}
 			if len(args) > 0 {
 				filters.Add("reference", args[0])
+			}
+			if *asTree {
+				list, err := c.ImageManifests(ctx, *all, filters)
+				if err != nil {
+					return err
+				}
+				showTree(env, list)
+				return nil
 			}
 			list, err := c.ImageList(ctx, *all, filters)
 			if err != nil {
@@ -52,7 +65,9 @@ var List = &command.Command{
 					if !*noTrunc {
 						id = formatter.ShortID(id)
 					}
-					fmt.Fprintln(env.IO.Out, id)
+					for range max(1, len(list[i].RepoTags)) { // a line for each name, as in the table
+						fmt.Fprintln(env.IO.Out, id)
+					}
 				}
 				return nil
 			}

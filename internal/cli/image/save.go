@@ -118,19 +118,22 @@ var Prune = &command.Command{
 		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
 		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			question := "WARNING! This will remove all dangling images."
+			question, kind := "WARNING! This will remove all dangling images.", "images"
 			if *all {
-				question = "WARNING! This will remove all images without at least one container associated to them."
-			}
-			if !*force && !command.Confirm(env, question) {
-				return nil
-			}
-			if filters.Add("dangling", fmt.Sprint(!*all)); *all {
-				filters["dangling"] = map[string]bool{"false": true}
+				question, kind = "WARNING! This will remove all images without at least one container associated to them.", "all-images"
 			}
 			c, err := env.Client()
 			if err != nil {
 				return err
+			}
+			if !*force {
+				command.ShowPrunable(ctx, env, c, filters, kind)
+				if !command.Confirm(env, question) {
+					return nil
+				}
+			}
+			if filters.Add("dangling", fmt.Sprint(!*all)); *all {
+				filters["dangling"] = map[string]bool{"false": true}
 			}
 			var out image.PruneReport
 			if err := c.Prune(choose(ctx), "images", filters, &out); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/formatter"
+	"gantry/internal/client"
 )
 
 // DiskUsage is `system df`.
@@ -30,9 +31,19 @@ var DiskUsage = &command.Command{
 			if err != nil {
 				return err
 			}
+			var d *client.Disk
+			if !env.AsDocker() && *format == "" {
+				if all, err := c.Disk(ctx); err == nil { // a Docker has no such thing
+					d = &all
+				}
+			}
 			if *verbose {
 				showEach(env, &u)
+				showRest(env, d)
 				return nil
+			}
+			if d != nil {
+				return showDisk(env, &u, d)
 			}
 			return formatter.DiskUsage(env.IO.Out, formatter.Format(*format), &u)
 		}
@@ -40,6 +51,83 @@ var DiskUsage = &command.Command{
 }
 
 func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
+
+// showDisk prints Docker's table with what is really on the disk, and the rest of the data root below it.
+func showDisk(env *command.Env, u *system.DiskUsage, d *client.Disk) error {
+	bytes := map[string]int64{}
+	things := map[string]int{}
+	for _, s := range d.Shares {
+		bytes[s.Kind], things[s.Kind] = s.Bytes, s.Things
+	}
+	lines := [][]string{{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}}
+	add := func(name, kind string, total, active, reclaimable int64) {
+		n := bytes[kind]
+		free := size(min(max(reclaimable, 0), n))
+		if n > 0 {
+			free += fmt.Sprintf(" (%d%%)", min(max(reclaimable, 0), n)*100/n)
+		}
+		lines = append(lines, []string{name, strconv.FormatInt(total, 10), strconv.FormatInt(active, 10), size(n), free})
+	}
+	if x := u.ImageUsage; x != nil {
+		add("Images", "images", x.TotalCount, x.ActiveCount, x.Reclaimable)
+	}
+	if x := u.ContainerUsage; x != nil {
+		add("Containers", "containers", x.TotalCount, x.ActiveCount, x.Reclaimable)
+	}
+	if x := u.VolumeUsage; x != nil {
+		add("Local Volumes", "volumes", x.TotalCount, x.ActiveCount, x.Reclaimable)
+	}
+	if x := u.BuildCacheUsage; x != nil {
+		add("Build Cache", "build cache", x.TotalCount, x.ActiveCount, x.Reclaimable)
+	}
+	for _, k := range []struct {
+		name, kind string
+		free       bool
+	}{{"Trash", "trash", true}, {"Logs", "logs", false}, {"Partial downloads", "partial", true}, {"Orphans", "orphans", true}, {"Other files", "other", false}, {"State", "state", false}} {
+		if bytes[k.kind] == 0 && k.kind != "trash" {
+			continue
+		}
+		reclaimable := int64(0)
+		if k.free {
+			reclaimable = bytes[k.kind]
+		}
+		add(k.name, k.kind, int64(things[k.kind]), 0, reclaimable)
+	}
+	lines = append(lines, []string{"All of it", "", "", size(d.Bytes), ""})
+	formatter.Table(env.IO.Out, lines)
+	return nil
+}
+
+// showRest prints what of the data root is no thing of Docker's.
+func showRest(env *command.Env, d *client.Disk) {
+	if d == nil {
+		return
+	}
+	fmt.Fprint(env.IO.Out, "\nWhat else takes disk:\n\n")
+	lines := [][]string{{"TYPE", "NAME", "SIZE"}}
+	for _, s := range d.Shares {
+		switch s.Kind {
+		case "images", "containers", "volumes", "build cache":
+			continue
+		}
+		named := int64(0)
+		for _, t := range d.Things {
+			if t.Kind == s.Kind {
+				named += t.Bytes
+				name := t.Name
+				if len(name) == 64 {
+					name = formatter.ShortID(name)
+				}
+				lines = append(lines, []string{s.Kind, name, size(t.Bytes)})
+			}
+		}
+		if rest := s.Bytes - named; rest > 0 {
+			lines = append(lines, []string{s.Kind, "-", size(rest)})
+		}
+	}
+	lines = append(lines, []string{"all", "", size(d.Bytes)})
+	formatter.Table(env.IO.Out, lines)
+}
 
 // showEach prints a table for each kind of thing.
 func showEach(env *command.Env, u *system.DiskUsage) {
