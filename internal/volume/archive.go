@@ -74,6 +74,9 @@ func (s *Service) Import(ctx context.Context, r Request, archive io.Reader) erro
 	s.mu.Lock()
 	shared := len(v.holders) > 0
 	s.mu.Unlock()
+	if shared && v.limited() {
+		return errs.Conflict.Errorf("import: volume %s has a size and is held by containers", r.Name)
+	}
 	return s.fill(ctx, v, shared, true, func(to int) error { return unpack(ctx, plain, to) })
 }
 

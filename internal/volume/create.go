@@ -59,9 +59,7 @@ func (s *Service) create(ctx context.Context, r Request, behind bool) (*vol, err
 	}
 	failpoint.Hit("volume.create.record")
 	if err == nil {
-		if err = s.makeDirs(r.Name); err == nil {
-			err = s.limit(v)
-		}
+		err = s.makeDirs(&rec)
 	}
 	if err != nil {
 		s.State.Update(func(tx state.Tx) error { return tx.Delete(bucket, r.Name) })
@@ -107,6 +105,11 @@ func (s *Service) reserve(ctx context.Context, r Request) (v *vol, old bool, err
 			}
 			v = &vol{record: record{V: version, Name: r.Name, Created: time.Now().UTC(), Labels: labels, Options: maps.Clone(r.Options), Protected: r.Protected},
 				holders: map[string]bool{}, gone: make(chan struct{})}
+			s.number(&v.record)
+			if err := s.canLimit(&v.record); err != nil {
+				s.mu.Unlock()
+				return nil, false, errs.KindOf(err).Errorf("create %s: %w", r.Name, err)
+			}
 			s.vols[r.Name] = v
 			s.mu.Unlock()
 			return v, false, nil

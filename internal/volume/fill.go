@@ -73,11 +73,16 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 	if err != nil || !empty {
 		return err
 	}
+	if shared && v.limited() {
+		// What is counted by itself cannot be moved into what another container has open (rename(2), EXDEV).
+		s.Log.Warn("a volume with a size stays empty, for another container holds it", "volume", v.Name)
+		return nil
+	}
 	staged := filepath.Join(s.dir(v.Name), fillDir)
 	if err := s.aside(staged); err != nil {
 		return err
 	}
-	if err := s.makeData(v, staged); err != nil {
+	if err := s.makeData(&v.record, staged); err != nil {
 		return err
 	}
 	to, err := unix.Open(staged, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -92,7 +97,15 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 		return errors.Join(err, s.aside(staged))
 	}
 	failpoint.Hit("volume.fill.staged")
-	if !shared && !v.limited() {
+	if v.limited() {
+		// A subvolume is not replaced by a rename, be it empty; nobody else has it, so that it stays empty.
+		if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, s.data(v.Name), unix.RENAME_EXCHANGE); err != nil {
+			return errors.Join(&os.PathError{Op: "exchange", Path: s.data(v.Name), Err: err}, s.aside(staged))
+		}
+		failpoint.Hit("volume.fill.done")
+		return s.aside(staged)
+	}
+	if !shared {
 		err := unix.Rename(staged, s.data(v.Name)) // not os.Rename, which refuses to replace even an empty directory
 		if err == unix.ENOTEMPTY || err == unix.EEXIST {
 			return s.aside(staged)
@@ -109,9 +122,6 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 	failpoint.Hit("volume.fill.done")
 	return s.change(v, func(r *record) { r.Under = "" })
 }
-
-// makeData makes a directory that may become the data of v.
-func (s *Service) makeData(v *vol, path string) error { return os.Mkdir(path, 0o755) }
 
 // pour moves what is in _fill into _data, each entry by one rename, and last the directory's own owner and mode. It may run twice.
 func (s *Service) pour(name string) error {

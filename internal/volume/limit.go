@@ -1,14 +1,64 @@
 package volume
 
-import "gantry/internal/errs"
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/docker/go-units"
+
+	"gantry/internal/errs"
+	"gantry/internal/kernel/quota"
+)
+
+// firstProject is the first project number that volumes take on ext4 and XFS; an administrator's own are small.
+const firstProject = 1 << 20
 
 // limited reports whether the volume has a size.
-func (r *record) limited() bool { return r.Options["size"] != "" && !r.mounted() }
+func (r *record) limited() bool { return r.size() > 0 && !r.mounted() }
 
-// limit gives the volume's folder the size that its options ask for.
-func (s *Service) limit(v *vol) error {
-	if !v.limited() {
+// size is what the volume may hold, in bytes; 0: no limit. It was checked when the volume was made.
+func (r *record) size() uint64 {
+	n, err := units.RAMInBytes(r.Options["size"])
+	if err != nil || n < 0 {
+		return 0
+	}
+	return uint64(n)
+}
+
+// canLimit refuses a size where the file system cannot hold a volume to it.
+func (s *Service) canLimit(r *record) error {
+	if !r.limited() {
 		return nil
 	}
-	return errs.Invalid.Errorf("quota size requested but no quota support")
+	err := quota.Supported(s.Root)
+	if errors.Is(err, quota.ErrUnsupported) {
+		return errs.Invalid.Errorf("quota size requested but no quota support: %s lies on a file system that cannot limit a directory (btrfs can; ext4 and XFS can when mounted with prjquota)", s.Root)
+	}
+	return err
+}
+
+// number gives a limited volume its project, which no other has. s.mu is held.
+func (s *Service) number(r *record) {
+	if !r.limited() {
+		return
+	}
+	r.Project = firstProject
+	for _, v := range s.vols {
+		r.Project = max(r.Project, v.Project+1)
+	}
+}
+
+// makeData makes a directory that is, or may become, the data of a volume, with its limit. One that is there stays.
+func (s *Service) makeData(r *record, path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	if r.limited() {
+		return quota.MakeDir(path, r.size(), r.Project)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }

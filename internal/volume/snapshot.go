@@ -221,7 +221,7 @@ func (s *Service) Restore(ctx context.Context, name, snap string) error {
 	if err := s.aside(tmp); err != nil {
 		return err
 	}
-	if err := s.makeData(v, tmp); err != nil {
+	if err := s.makeData(&v.record, tmp); err != nil {
 		return err
 	}
 	if _, err := copyDir(ctx, filepath.Join(s.dir(name), snapDir, snap), tmp); err != nil {
@@ -279,9 +279,7 @@ func (s *Service) make(ctx context.Context, r Request, verb string, write func(d
 	err = s.put(&v.record)
 	failpoint.Hit("volume." + verb + ".record")
 	if err == nil {
-		if err = s.makeDirs(r.Name); err == nil {
-			err = s.limit(v)
-		}
+		err = s.makeDirs(&v.record)
 	}
 	if err == nil {
 		err = write(s.data(r.Name))

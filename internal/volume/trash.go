@@ -139,7 +139,7 @@ func (s *Service) unpark(v *vol) error {
 	if err := os.Rename(s.trashed(v.From), s.dir(v.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.makeDirs(v.Name); err != nil {
+	if err := s.makeDirs(&v.record); err != nil {
 		return err
 	}
 	return s.change(v, func(r *record) { r.Under, r.From = "", "" })

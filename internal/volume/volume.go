@@ -65,7 +65,9 @@ type record struct {
 	Snapshots map[string]snapshot `json:"snapshots,omitempty"`
 	// Under is what was under way: see the consts below.
 	Under string `json:"under,omitempty"`
-	From  string `json:"from,omitempty"` // with underReturning: its folder in the trash
+	// Project is the number under which the file system counts a volume that has a size.
+	Project uint32 `json:"project,omitempty"`
+	From    string `json:"from,omitempty"` // with underReturning: its folder in the trash
 }
 
 // What may be under way on a volume when the engine dies.
@@ -210,7 +212,7 @@ func (s *Service) mend(v *vol) error {
 			return err
 		}
 	}
-	if err := s.makeDirs(v.Name); err != nil {
+	if err := s.makeDirs(&v.record); err != nil {
 		return err
 	}
 	for _, d := range []string{fillDir, newDir} {
@@ -242,14 +244,11 @@ func (s *Service) dir(name string) string { return filepath.Join(s.Root, name) }
 func (s *Service) data(name string) string { return filepath.Join(s.Root, name, dataDir) }
 
 // makeDirs makes the folders of a volume; those that are there stay.
-func (s *Service) makeDirs(name string) error {
-	if err := os.Mkdir(s.dir(name), 0o701); err != nil && !errors.Is(err, fs.ErrExist) {
+func (s *Service) makeDirs(r *record) error {
+	if err := os.Mkdir(s.dir(r.Name), 0o701); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Mkdir(s.data(name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return s.makeData(r, s.data(r.Name))
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)

@@ -1,10 +1,13 @@
 package volume
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +18,7 @@ import (
 
 	"gantry/internal/errs"
 	kernelfs "gantry/internal/kernel/fs"
+	"gantry/internal/kernel/quota"
 	"gantry/internal/state"
 )
 
@@ -31,9 +35,9 @@ func (h *heard) Volume(action, name string, attrs map[string]string) {
 
 // lab is a service that can be closed and opened again.
 type lab struct {
-	t    *testing.T
-	root string
-	st   *state.Store
+	t             *testing.T
+	root, volumes string
+	st            *state.Store
 	*Service
 	heard *heard
 }
@@ -47,9 +51,115 @@ func newLab(t *testing.T) *lab {
 		t.Skip("needs root")
 	}
 	l := &lab{t: t, root: t.TempDir()}
+	l.volumes = filepath.Join(l.root, "volumes")
 	l.open()
 	t.Cleanup(l.close)
 	return l
+}
+
+// newBtrfsLab is a lab whose volumes lie on a btrfs.
+func newBtrfsLab(t *testing.T) *lab {
+	t.Helper()
+	l := newLab(t)
+	l.close()
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
+		t.Skip("needs mkfs.btrfs")
+	}
+	image, point := filepath.Join(l.root, "image"), filepath.Join(l.root, "btrfs")
+	for _, err := range []error{os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20), os.Mkdir(point, 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("mkfs.btrfs", "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", image, point).CombinedOutput(); err != nil {
+		t.Skipf("btrfs cannot be mounted here: %s", out)
+	}
+	t.Cleanup(func() {
+		l.close()
+		if out, err := exec.Command("umount", point).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	l.volumes = filepath.Join(point, "volumes")
+	l.open()
+	return l
+}
+
+// On btrfs a volume may have a size, and copies share blocks.
+func TestBtrfs(t *testing.T) {
+	l := newBtrfsLab(t)
+	ctx := t.Context()
+	l.create(Request{Name: "small", Options: map[string]string{"size": "20m"}})
+	write := func(name string, mib int) error {
+		f, err := os.Create(l.data(name) + "/big")
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for range mib {
+			if _, err := f.Write(bytes.Repeat([]byte{1, 2, 3, 4}, 1<<18)); err != nil {
+				return err
+			}
+			if err := f.Sync(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := write("small", 10); err != nil {
+		t.Fatal(err)
+	}
+	x, err := l.SnapshotCreate(ctx, "small", "one")
+	if err != nil || x.Bytes != 10<<20 || x.Shared != x.Bytes {
+		t.Errorf("%+v, %v", x, err)
+	}
+	c, err := l.Clone(ctx, "small", "copy")
+	if err != nil || c.Shared != 10<<20 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, name := range []string{"small", "copy"} {
+		if err := write(name, 40); !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("40 MiB into %s, whose size is 20: %v", name, err)
+		}
+	}
+	if err := l.Restore(ctx, "small", "one"); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(l.data("small") + "/big"); err != nil || fi.Size() != 10<<20 {
+		t.Error(fi, err)
+	}
+	if err := write("small", 40); !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("after a restore: %v", err)
+	}
+	// The content of an image fits, or nothing of it comes.
+	l.create(Request{Name: "filled", Options: map[string]string{"size": "20m"}})
+	if err := l.Fill(ctx, "c", "filled", l.tree(), "/data", true); err != nil {
+		t.Error(err)
+	}
+	l.want("content", l.content("filled"), "f hard out sub")
+	l.reopen()
+	for _, n := range []string{"small", "copy", "filled"} {
+		if err := l.Remove(ctx, n, false); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// On what these tests run, no directory can be limited.
+func TestSizeIsRefused(t *testing.T) {
+	l := newLab(t)
+	if quota.Supported(l.Root) == nil {
+		t.Skip("sizes are possible here")
+	}
+	_, err := l.Create(t.Context(), Request{Name: "small", Options: map[string]string{"size": "20m"}})
+	if !errs.Invalid.Is(err) || !strings.Contains(err.Error(), "quota size requested but no quota support") {
+		t.Error(err)
+	}
+	l.want("nothing is left", l.names(nil), "")
+	l.create(Request{Name: "any", Options: map[string]string{"size": "0"}})
 }
 
 func (l *lab) open() {
@@ -59,7 +169,7 @@ func (l *lab) open() {
 		l.t.Fatal(err)
 	}
 	l.heard = &heard{}
-	if l.Service, err = Open(Options{Root: filepath.Join(l.root, "volumes"), State: l.st, Events: l.heard, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}); err != nil {
+	if l.Service, err = Open(Options{Root: l.volumes, State: l.st, Events: l.heard, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}); err != nil {
 		l.t.Fatal(err)
 	}
 }

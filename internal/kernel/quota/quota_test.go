@@ -1,0 +1,101 @@
+package quota
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// loop mounts a new file system of 300 MB, made by mkfs, on a loop device.
+func loop(t *testing.T, options string, mkfs ...string) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	if _, err := exec.LookPath(mkfs[0]); err != nil {
+		t.Skip(mkfs[0] + " is not here")
+	}
+	dir := t.TempDir()
+	image, point := filepath.Join(dir, "image"), filepath.Join(dir, "m")
+	for _, err := range []error{os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20), os.Mkdir(point, 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := exec.Command("mount", "-o", "loop,"+options, image, point).CombinedOutput(); err != nil {
+		t.Skipf("cannot be mounted here: %s", out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", point).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	return point
+}
+
+func testLimit(t *testing.T, root string) {
+	if err := Supported(root); err != nil {
+		t.Skip(err)
+	}
+	dir := filepath.Join(root, "small")
+	if err := MakeDir(dir, 20<<20, 4711); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, n := make([]byte, 1<<20), 0
+	for i := range block {
+		block[i] = byte(i * i) // not to be compressed away
+	}
+	for ; n < 100; n++ {
+		if _, err = f.Write(block); err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			break
+		}
+	}
+	f.Close()
+	if !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) || n < 10 || n > 21 {
+		t.Errorf("after %d MiB: %v", n, err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "beside"), block, 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBtrfs(t *testing.T) { testLimit(t, loop(t, "noatime", "mkfs.btrfs", "-q")) }
+
+func TestExt4(t *testing.T) {
+	testLimit(t, loop(t, "prjquota", "mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota"))
+}
+
+func TestXFS(t *testing.T) { testLimit(t, loop(t, "prjquota", "mkfs.xfs", "-q")) }
+
+func TestUnsupported(t *testing.T) {
+	root := loop(t, "noatime", "mkfs.ext4", "-q")
+	if err := Supported(root); !errors.Is(err, ErrUnsupported) {
+		t.Error(err)
+	}
+	if err := MakeDir(filepath.Join(root, "x"), 1<<20, 1); !errors.Is(err, ErrUnsupported) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "x")); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+}
