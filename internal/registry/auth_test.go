@@ -130,6 +130,19 @@ func TestRulesByPassword(t *testing.T) {
 		r.auth = basic("bob")
 		r.do("POST", "/v2/bob/x/blobs/uploads/?from=other&mount="+d, nil).want(t, 202)
 		r.do("POST", "/v2/bob/x/blobs/uploads/?mount="+d, nil).want(t, 202)
+		if mode == "token" {
+			// A token is good for what it was asked for, whoever asked: not to mount what else its user may read, not to collect.
+			r.auth = ""
+			pushOnly := r.do("POST", "/v2/alice/x/blobs/uploads/", nil).want(t, 401)
+			r.auth = r.login("alice", pushOnly)
+			r.do("POST", "/v2/alice/x/blobs/uploads/", nil).want(t, 202)
+			r.do("POST", "/v2/alice/x/blobs/uploads/?from=other&mount="+d, nil).want(t, 202)
+			r.do("POST", "/v2/alice/x/blobs/uploads/?mount="+d, nil).want(t, 202)
+			r.do("POST", "/_gantry/collect", nil).want(t, 403)
+			pushOnly.Header.Set("WWW-Authenticate", strings.Replace(pushOnly.Header.Get("WWW-Authenticate"), `scope="`, `scope="repository:other:pull `, 1))
+			r.auth = r.login("alice", pushOnly)
+			r.do("POST", "/v2/alice/x/blobs/uploads/?from=other&mount="+d, nil).want(t, 201)
+		}
 		for _, wrong := range []string{"Basic " + base64.StdEncoding.EncodeToString([]byte("alice:wrong")), "Basic " + base64.StdEncoding.EncodeToString([]byte("eve:x")), "Basic x", "Bearer x.y.z", "Digest x"} {
 			r.auth = wrong
 			r.do("GET", "/v2/public/x/manifests/v1", nil).wantCode(t, 401, "UNAUTHORIZED")

@@ -237,6 +237,9 @@ func (s *Server) mount(repo, from string, d Digest, who identity) (bool, error) 
 		if !s.authority().may(who, name, actionPull) {
 			return false // as if it were not there: its existence is not for everyone to know
 		}
+		if who.token != nil && !who.token.allows(name, actionPull) {
+			return false // whoever holds it was not given all that its user may read
+		}
 		_, err := s.storage.Stat(blobLinkKey(name, d))
 		return err == nil
 	}

@@ -87,8 +87,16 @@ func newUpstream(host string, cfg Upstream, stall time.Duration) (*upstream, err
 		}
 		tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	// Redirects to another host lose the Authorization header: net/http sees to that.
-	u.client = &http.Client{Transport: tr}
+	// Redirects to another host lose the Authorization header: net/http sees to that, but takes no notice of the scheme.
+	u.client = &http.Client{Transport: tr, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
+			return fmt.Errorf("it redirects to %s, in the clear", req.URL.Host)
+		}
+		if len(via) >= 10 {
+			return errors.New("it redirects too often")
+		}
+		return nil
+	}}
 	return u, nil
 }
 

@@ -259,6 +259,9 @@ func (c *Client) dialer(host string, insecure bool) (*http.Transport, error) {
 // hostDir returns the folder of a host below root: HOST, or HOST_PORT_ for HOST:PORT as on systems that can't
 // have a colon in a name; "" if there is none.
 func hostDir(root, host string) (string, error) {
+	if !filepath.IsLocal(host) || filepath.Base(host) != host || host == "." { // a redirect or a token server may name anything
+		return "", nil
+	}
 	names := []string{host}
 	if h, p, err := net.SplitHostPort(host); err == nil {
 		names = append(names, h+"_"+p+"_")
