@@ -153,7 +153,7 @@ func (g *gitRef) op() *graph.Git {
 	// A default for private repositories: used if the client has them.
 	op.TokenSecret, op.HeaderSecret = "GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"
 	if !strings.HasPrefix(g.remote, "http://") && !strings.HasPrefix(g.remote, "https://") && !strings.HasPrefix(g.remote, "git://") {
-		op.TokenSecret, op.HeaderSecret, op.SSH = "", "", "default"
+		op.SSH = "default"
 	}
 	return op
 }

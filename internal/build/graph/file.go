@@ -156,7 +156,7 @@ func (o *File) check(inputs int) error {
 		}
 		if owner != nil {
 			for _, p := range []*Principal{owner.User, owner.Group} {
-				if p != nil && !known(p.Input) {
+				if p != nil && p.Name != "" && !known(p.Input) {
 					return fmt.Errorf("action %d: no such input to look up %q in", i, p.Name)
 				}
 			}
