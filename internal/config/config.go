@@ -50,6 +50,7 @@ type Config struct {
 	Bridge       string       // interface of the default network; "": the engine's own, "none": no default network
 	BIP          netip.Prefix // its address and subnet; invalid: chosen
 	MTU          int          // bytes; 0: the uplink's
+	Relayed      bool         // publish-policy "firewall"
 	AddressPools []ipam.Pool  // nil: Docker's
 
 	groupFromUser bool

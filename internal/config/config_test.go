@@ -24,6 +24,7 @@ func TestFile(t *testing.T) {
 	"data-root": "/d/", "exec-root": "/e", "pidfile": "/p", "group": "staff",
 	"debug": true, "log-level": "warn", "labels": ["a=b"],
 	"cgroup-parent": "/x", "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 20, "Soft": 10}},
+	"default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "publish-policy": "firewall",
 	"log-driver": "json-file", "log-opts": {"max-size": "1m"}, "init": true,
 	"default-shm-size": "1g", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host", "live-restore": true,
 	"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://m"], "mirrors": {"quay.io": "https://a, http://b"}
@@ -70,6 +71,9 @@ func TestRefused(t *testing.T) {
 		{"{\"debug\": tru}", nil, []string{"line 1"}},
 		{"{\"debug\": true} x", nil, []string{"follows"}},
 		{"[]", nil, []string{"object"}},
+		{`{"default-address-pools": ["10.0.0.0/8"]}`, nil, []string{"want an array such as", "line 1"}},
+		{`{"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}`, nil, []string{"default-address-pools"}},
+		{`{"publish-policy": "wall"}`, nil, []string{"want forward or firewall"}},
 		{`{"default-ulimits": {"nofil": {"Soft": 1}}}`, nil, []string{`did you mean "nofile"?`}},
 		{`{"live-restore": false}`, nil, []string{"outlive"}},
 		{`{"debug": true}`, []string{"--debug"}, []string{"the following directives are specified both as a flag and in the configuration file: debug: (from flag: true, from file: true)"}},

@@ -105,6 +105,19 @@ func (o *option) read(raw json.RawMessage) ([]string, error) {
 			v = append(v, k+"="+m[k])
 		}
 		return v, nil
+	case pools:
+		var list []struct {
+			Base string
+			Size int
+		}
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return nil, fmt.Errorf(`want an array such as [{"base": "10.10.0.0/16", "size": 24}], not %s`, short(raw))
+		}
+		var v []string
+		for _, p := range list {
+			v = append(v, fmt.Sprintf("base=%s,size=%d", p.Base, p.Size))
+		}
+		return v, nil
 	case ulimits:
 		var m map[string]struct {
 			Name       string

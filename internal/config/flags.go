@@ -11,7 +11,7 @@ import (
 func parseFlags(args []string) ([]setting, error) {
 	var all []setting
 	add := func(o *option, where, v string) {
-		if o.kind == list || o.kind == pairs || o.kind == ulimits {
+		if o.kind == list || o.kind == pairs || o.kind == ulimits || o.kind == pools {
 			for i := range all {
 				if all[i].opt == o {
 					all[i].values = append(all[i].values, v)

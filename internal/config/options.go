@@ -22,6 +22,7 @@ const (
 	list    // flag: several times; file: array of strings
 	pairs   // flag: several times k=v; file: object of strings
 	ulimits // flag: name=soft[:hard]; file: object of {"Name", "Soft", "Hard"}
+	pools   // flag: base=prefix,size=bits; file: array of {"base", "size"}
 	size    // flag: 64m; file: the same, or a number of bytes
 )
 
@@ -170,7 +171,15 @@ var options = []*option{
 		c.MTU = n
 		return nil
 	}},
-	{flag: "default-address-pool", kind: list, arg: "list", help: "Where networks get their subnets from: base=10.10.0.0/16,size=24", set: func(c *Config, v []string) error {
+	{flag: "publish-policy", key: "publish-policy", arg: "string", help: "Who reaches published ports: \"forward\": everyone; \"firewall\": whom the host's rules for incoming packets let in (default forward)", set: func(c *Config, v []string) error {
+		switch v[0] {
+		case "forward", "firewall":
+			c.Relayed = v[0] == "firewall"
+			return nil
+		}
+		return fmt.Errorf("invalid publish policy %q: want forward or firewall", v[0])
+	}},
+	{flag: "default-address-pool", key: "default-address-pools", kind: pools, arg: "list", help: "Where networks get their subnets from: base=10.10.0.0/16,size=24", set: func(c *Config, v []string) error {
 		c.AddressPools = nil
 		for _, s := range v {
 			p, err := ipam.ParsePool(s)

@@ -103,7 +103,7 @@ func (s *Service) Check(r *JoinRequest) error {
 			return err
 		}
 	}
-	_, err := portRequests(r, netip.Addr{})
+	_, err := portRequests(r, netip.Addr{}, s.Relayed)
 	return err
 }
 
@@ -274,7 +274,7 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 	failpoint.Hit("network.leased")
 	gateway := j.gateway()
 	if gateway != nil {
-		requests, err := portRequests(r, hostBinding(nets[gateway.Network], s.HostIP))
+		requests, err := portRequests(r, hostBinding(nets[gateway.Network], s.HostIP), s.Relayed)
 		if err != nil {
 			return nil, err
 		}
@@ -416,7 +416,7 @@ func hostBinding(n *network, daemon netip.Addr) netip.Addr {
 const maxPorts = 1 << 16
 
 // portRequests turns Docker's port map into requests. byDefault is where ports are bound that name no address.
-func portRequests(r *JoinRequest, byDefault netip.Addr) (list []portmap.Request, err error) {
+func portRequests(r *JoinRequest, byDefault netip.Addr, relayed bool) (list []portmap.Request, err error) {
 	ports := make([]api.Port, 0, len(r.Ports))
 	for p := range r.Ports {
 		ports = append(ports, p)
@@ -435,6 +435,9 @@ func portRequests(r *JoinRequest, byDefault netip.Addr) (list []portmap.Request,
 		if _, ok := portmap.Protocol(string(p.Proto())); !ok || p.Num() == 0 {
 			return nil, errs.Invalid.Errorf("invalid port specification: %q", p.String())
 		}
+		if relayed && p.Proto() == api.SCTP {
+			return nil, errs.Invalid.Errorf("cannot publish %s: the relay passes on TCP and UDP, and the engine's publish-policy \"firewall\" leaves no other way (\"forward\" does)", p)
+		}
 		bindings := r.Ports[p]
 		if len(bindings) == 0 {
 			if _, exposed := r.Exposed[p]; !exposed || !r.All {
@@ -443,7 +446,7 @@ func portRequests(r *JoinRequest, byDefault netip.Addr) (list []portmap.Request,
 			bindings = []api.PortBinding{{}}
 		}
 		for _, b := range bindings {
-			x := portmap.Request{Proto: string(p.Proto()), Container: p.Num(), Host: b.HostIP.Unmap()}
+			x := portmap.Request{Proto: string(p.Proto()), Container: p.Num(), Host: b.HostIP.Unmap(), Relayed: relayed}
 			if !x.Host.IsValid() {
 				x.Host = byDefault
 			}
@@ -495,7 +498,7 @@ func (j *joined) published() (list []firewall.Port) {
 		if b.Host.Addr().Is6() {
 			to = g.V6.Addr()
 		}
-		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() {
+		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() && !b.Relayed {
 			list = append(list, firewall.Port{Proto: proto, Host: b.Host, Target: netip.AddrPortFrom(to, b.Container)})
 		}
 	}

@@ -59,14 +59,14 @@ func (j *joined) sandbox() relay.Sandbox {
 	return x
 }
 
-// relayed are j's published ports as the relay knows them: those of IPv6 addresses lead to the container. s.mu is held.
+// relayed are j's published ports as the relay knows them: those of IPv6 addresses, or all, lead to the container. s.mu is held.
 func (j *joined) relayed(fd func(portmap.Binding) int) (list []relay.Port) {
 	g := j.gateway()
 	for _, b := range j.Bindings {
 		var to netip.AddrPort
 		switch {
-		case g == nil || !b.Host.Addr().Is6():
-		case g.V6.IsValid():
+		case g == nil || !b.Host.Addr().Is6() && !b.Relayed:
+		case g.V6.IsValid() && b.Host.Addr().Is6():
 			to = netip.AddrPortFrom(g.V6.Addr(), b.Container)
 		case g.V4.IsValid():
 			to = netip.AddrPortFrom(g.V4.Addr(), b.Container)

@@ -157,6 +157,58 @@ func TestRelayedPorts(t *testing.T) {
 	lab.Answers(t, h.Lab.Host, "tcp", "[::1]:8080", "")
 }
 
+// TestPublishPolicy: with the policy "firewall" the host's rules for incoming packets say who reaches a published port.
+func TestPublishPolicy(t *testing.T) {
+	h := newHost(t)
+	join := func(name, port string) (*JoinRequest, *netns.Namespace) {
+		r := &JoinRequest{Name: name, Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " "+port, "81/udp", " "+port)}
+		_, ns := h.join(t, r)
+		lab.Serve(t, ns, "tcp", ":80", name)
+		lab.Serve(t, ns, "udp", ":81", name)
+		return r, ns
+	}
+	join("open", "8080")
+	h.Relayed = true
+	r, ns := join("closed", "8081")
+	other, _ := join("sibling", "8082")
+	err := h.Check(&JoinRequest{Name: "x", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/sctp", " 8083")})
+	if err == nil || !strings.Contains(err.Error(), "publish-policy") {
+		t.Errorf("sctp: %v", err)
+	}
+	reached := func(closed string) {
+		t.Helper()
+		for _, proto := range []string{"tcp", "udp"} {
+			lab.Answers(t, h.Outside, proto, lab.HostAddr+":8080", "open "+lab.OutsideAddr)
+			lab.Answers(t, h.Outside, proto, lab.HostAddr+":8081", closed)
+			lab.Answers(t, h.Lab.Host, proto, "127.0.0.1:8081", "closed 172.17.0.1")
+		}
+		lab.Answers(t, ns, "tcp", "172.17.0.1:8082", "sibling 172.17.0.1")
+	}
+	reached("closed 172.17.0.1")
+	nft := func(args ...string) {
+		t.Helper()
+		if err := h.Lab.Host.Do(func() error {
+			out, err := exec.Command("nft", args...).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("nft %v: %w: %s", args, err, out)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nft("add table inet mine; add chain inet mine in { type filter hook input priority 0; policy accept; }; add rule inet mine in ip saddr " + lab.OutsideAddr + " drop")
+	reached("")
+	// It stays so for a container that was started so, whatever the next engine's policy is.
+	h.close()
+	h.open(t)
+	h.keep(t, map[string]int{r.ID: process(t, ns), other.ID: process(t, ns)})
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8081", "")
+	lab.Answers(t, h.Lab.Host, "tcp", "127.0.0.1:8081", "closed 172.17.0.1")
+	nft("delete table inet mine")
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8081", "closed 172.17.0.1")
+}
+
 // TestRelayWithIPv6: a container that has IPv6 is reached directly, but from ::1.
 func TestRelayWithIPv6(t *testing.T) {
 	h := newHost(t)

@@ -52,13 +52,14 @@ type Options struct {
 	// New makes namespaces; nil is netns.New. Whoever keeps some ready puts them here.
 	New func() (*netns.Namespace, error)
 
-	Table  string       // of nf_tables
-	Bridge string       // the interface of the default network; "none": there is none
-	BIP    netip.Prefix // its address and subnet; invalid: from the pools
-	Pools  []ipam.Pool  // of IPv4 subnets; nil are Docker's
-	ULA    [5]byte      // what makes this host's IPv6 subnets its own
-	MTU    int          // of new interfaces; 0: the uplink's
-	HostIP netip.Addr   // where ports are published by default; invalid: everywhere
+	Table   string       // of nf_tables
+	Bridge  string       // the interface of the default network; "none": there is none
+	BIP     netip.Prefix // its address and subnet; invalid: from the pools
+	Pools   []ipam.Pool  // of IPv4 subnets; nil are Docker's
+	ULA     [5]byte      // what makes this host's IPv6 subnets its own
+	MTU     int          // of new interfaces; 0: the uplink's
+	Relayed bool         // published ports are reached through the relay alone, so that the host's own rules for what comes in hold
+	HostIP  netip.Addr   // where ports are published by default; invalid: everywhere
 }
 
 // Service answers for all networks. Its methods may be called from any goroutine. A ref is an ID, a name, or a unique

@@ -2,8 +2,8 @@
 // that no other program can take it, and a port that another program has is never published over it. The sockets are made
 // here and go to the relay, which outlives the engine.
 //
-// No packet for an IPv4 address reaches these sockets while the rules of package firewall stand. Those for IPv6 listen:
-// what no rule can lead to a container, from ::1 or to one without IPv6, the relay takes there.
+// No packet for an IPv4 address reaches these sockets while the rules of package firewall stand, unless no rule is made for it
+// (Request.Relayed). Those for IPv6 listen: what no rule can lead to a container, from ::1 or to one without IPv6, the relay takes there.
 package portmap
 
 import (
@@ -25,6 +25,7 @@ type Request struct {
 	Container   uint16     // port
 	Host        netip.Addr // invalid: all addresses of both families
 	First, Last uint16     // of the host's ports to choose from; 0: any
+	Relayed     bool       // no rule leads packets to the container: the socket gets them
 }
 
 // Binding is a published port.
@@ -32,6 +33,7 @@ type Binding struct {
 	Proto     string         `json:"proto"`
 	Container uint16         `json:"container"`
 	Host      netip.AddrPort `json:"host"`
+	Relayed   bool           `json:"relayed,omitempty"` // as in Request
 }
 
 // Book knows which ports are held, and by whom.
@@ -183,7 +185,7 @@ func (b *Book) reserve(owner string, v4, v6 bool, r Request) ([]Binding, error) 
 	take := func(port uint16) ([]Binding, error) {
 		var list []Binding
 		for _, a := range hosts {
-			x := Binding{r.Proto, r.Container, netip.AddrPortFrom(a, port)}
+			x := Binding{r.Proto, r.Container, netip.AddrPortFrom(a, port), r.Relayed}
 			if err := b.hold(owner, x); err != nil {
 				b.release(list)
 				return nil, err
@@ -259,7 +261,7 @@ func (b *Book) hold(owner string, x Binding) error {
 			return &Busy{b.held[other].owner, fmt.Errorf("Bind for %s failed: port is already allocated", x.Host)}
 		}
 	}
-	fd, err := bind(x.Proto, x.Host)
+	fd, err := bind(x.Proto, x.Host, x.Relayed)
 	switch {
 	case err == nil:
 		b.held[s] = holding{fd, owner}
@@ -284,17 +286,17 @@ func (e *Busy) Error() string { return e.err.Error() }
 // backlog is of connections that wait for the relay.
 const backlog = 1024
 
-func bind(proto string, host netip.AddrPort) (int, error) {
+func bind(proto string, host netip.AddrPort, relayed bool) (int, error) {
 	fd, err := open(proto, host.Addr())
 	if err != nil {
 		return -1, err
 	}
 	// Without SO_REUSEADDR nobody else gets the port, even with it.
-	relayed := proto == "tcp" && host.Addr().Is6()
-	if !relayed {
+	listens := proto == "tcp" && (host.Addr().Is6() || relayed)
+	if !listens {
 		err = unix.Bind(fd, sockaddr(host))
 	}
-	if relayed || errors.Is(err, unix.EADDRINUSE) && proto == "tcp" {
+	if listens || errors.Is(err, unix.EADDRINUSE) && proto == "tcp" {
 		// Perhaps by connections that have ended only (TIME_WAIT). A listening socket keeps others away, too.
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 		if err = unix.Bind(fd, sockaddr(host)); err == nil {

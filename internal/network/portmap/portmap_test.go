@@ -20,12 +20,12 @@ func TestReserve(t *testing.T) {
 	defer b.Close()
 	reserve := func(v4, v6 bool, r ...Request) ([]Binding, error) { return b.Reserve("web", v4, v6, r) }
 
-	list, err := reserve(true, true, Request{"tcp", 80, netip.Addr{}, 8080, 8080}, Request{"udp", 53, netip.MustParseAddr("127.0.0.1"), 8080, 8080})
+	list, err := reserve(true, true, Request{"tcp", 80, netip.Addr{}, 8080, 8080, false}, Request{"udp", 53, netip.MustParseAddr("127.0.0.1"), 8080, 8080, false})
 	if err != nil || len(list) != 3 || list[0].Host.String() != "0.0.0.0:8080" || list[1].Host.String() != "[::]:8080" {
 		t.Fatal(list, err)
 	}
 	busy := (*Busy)(nil)
-	_, err = reserve(true, false, Request{"tcp", 81, netip.Addr{}, 8081, 8081}, Request{"tcp", 80, netip.Addr{}, 8080, 8080})
+	_, err = reserve(true, false, Request{"tcp", 81, netip.Addr{}, 8081, 8081, false}, Request{"tcp", 80, netip.Addr{}, 8080, 8080, false})
 	if !errors.As(err, &busy) || !strings.HasPrefix(err.Error(), "Bind for 0.0.0.0:8080 failed: port is already allocated\n") ||
 		!strings.Contains(err.Error(), "container web has it; the next free one is 8082") {
 		t.Fatal(err)
@@ -33,16 +33,16 @@ func TestReserve(t *testing.T) {
 	if b.Held() != 3 {
 		t.Fatalf("%d ports held after a failure", b.Held())
 	}
-	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("127.0.0.1"), 8080, 8080}); err == nil {
+	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("127.0.0.1"), 8080, 8080, false}); err == nil {
 		t.Fatal("an address's port was taken from under all addresses'")
 	}
 	// A range gives the first that is free.
-	ranged, err := reserve(true, false, Request{"tcp", 80, netip.Addr{}, 8080, 8085})
+	ranged, err := reserve(true, false, Request{"tcp", 80, netip.Addr{}, 8080, 8085, false})
 	if err != nil || ranged[0].Host.Port() != 8081 {
 		t.Fatal(ranged, err)
 	}
 	// Any port is the same for both families, and another program's stays its own.
-	any, err := reserve(true, true, Request{"tcp", 80, netip.Addr{}, 0, 0})
+	any, err := reserve(true, true, Request{"tcp", 80, netip.Addr{}, 0, 0, false})
 	if err != nil || len(any) != 2 || any[0].Host.Port() != any[1].Host.Port() || any[0].Host.Port() < 1024 {
 		t.Fatal(any, err)
 	}
@@ -59,19 +59,19 @@ func TestReserve(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = reserve(true, false, Request{"tcp", 80, netip.Addr{}, 9000, 9000})
+	_, err = reserve(true, false, Request{"tcp", 80, netip.Addr{}, 9000, 9000, false})
 	if err == nil || !strings.HasPrefix(err.Error(), "failed to bind host port 0.0.0.0:9000/tcp: address already in use\n(pid ") || !strings.Contains(err.Error(), "9001") {
 		t.Fatal(err)
 	}
-	if _, err = reserve(false, true, Request{"tcp", 80, netip.MustParseAddr("127.0.0.1"), 9000, 9000}); err == nil {
+	if _, err = reserve(false, true, Request{"tcp", 80, netip.MustParseAddr("127.0.0.1"), 9000, 9000, false}); err == nil {
 		t.Fatal("an IPv4 port was published for a container without IPv4")
 	}
-	six, err := reserve(true, false, Request{"tcp", 80, netip.IPv6Loopback(), 9002, 9002})
+	six, err := reserve(true, false, Request{"tcp", 80, netip.IPv6Loopback(), 9002, 9002, false})
 	if err != nil || len(six) != 1 || six[0].Host.String() != "[::1]:9002" {
 		t.Fatal(six, err)
 	}
 	b.Release(six)
-	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("203.0.113.9"), 9000, 9000}); err == nil || !strings.Contains(err.Error(), "cannot assign requested address") {
+	if _, err = reserve(true, false, Request{"tcp", 80, netip.MustParseAddr("203.0.113.9"), 9000, 9000, false}); err == nil || !strings.Contains(err.Error(), "cannot assign requested address") {
 		t.Fatal(err)
 	}
 	b.Release(list)

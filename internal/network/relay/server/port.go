@@ -67,7 +67,11 @@ func (p *port) watch() (err error) {
 		p.token, err = p.srv.poll.add(p.fd, unix.EPOLLIN, p.accept)
 	case "udp":
 		p.flows = make(map[netip.AddrPort]*flow)
-		unix.SetsockoptInt(p.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		if p.info.Host.Addr().Is4() {
+			unix.SetsockoptInt(p.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+		} else {
+			unix.SetsockoptInt(p.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		}
 		p.token, err = p.srv.poll.add(p.fd, unix.EPOLLIN, p.datagrams)
 	}
 	return err
@@ -109,14 +113,19 @@ func (p *port) datagrams(uint32) {
 		if err == unix.EAGAIN {
 			return
 		}
-		a, ok := from.(*unix.SockaddrInet6)
-		if err != nil || !ok {
+		var client netip.AddrPort
+		switch a := from.(type) {
+		case *unix.SockaddrInet4:
+			client = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+		case *unix.SockaddrInet6:
+			client = netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+		}
+		if err != nil || !client.IsValid() {
 			continue
 		}
-		client := netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
 		f := p.flows[client]
 		if f == nil {
-			if f = p.begin(client, a, oob[:oobn]); f == nil {
+			if f = p.begin(client, from, oob[:oobn]); f == nil {
 				continue
 			}
 		}
@@ -126,7 +135,7 @@ func (p *port) datagrams(uint32) {
 }
 
 // begin makes the flow of a client that has none.
-func (p *port) begin(client netip.AddrPort, from *unix.SockaddrInet6, oob []byte) *flow {
+func (p *port) begin(client netip.AddrPort, from unix.Sockaddr, oob []byte) *flow {
 	if len(p.flows) >= maxFlows {
 		p.expire(time.Now())
 		if len(p.flows) >= maxFlows {
@@ -141,14 +150,17 @@ func (p *port) begin(client netip.AddrPort, from *unix.SockaddrInet6, oob []byte
 	f := &flow{fd: fd}
 	if msgs, err := unix.ParseSocketControlMessage(oob); err == nil {
 		for i := range msgs {
-			if h := &msgs[i].Header; h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO {
+			switch h := &msgs[i].Header; {
+			case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO:
+				f.reply = append([]byte(nil), oob...)
+			case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO:
+				clear(msgs[i].Data[:4]) // ipi_ifindex: the answer's way is the routes' to find (ip(7))
 				f.reply = append([]byte(nil), oob...)
 			}
 		}
 	}
-	back := *from
 	if err := unix.Connect(fd, to); err == nil {
-		f.token, err = p.srv.poll.add(fd, unix.EPOLLIN, func(uint32) { p.answers(f, &back) })
+		f.token, err = p.srv.poll.add(fd, unix.EPOLLIN, func(uint32) { p.answers(f, from) })
 		if err == nil {
 			p.flows[client] = f
 			p.srv.sweepLater()
@@ -160,7 +172,7 @@ func (p *port) begin(client netip.AddrPort, from *unix.SockaddrInet6, oob []byte
 }
 
 // answers brings back what the container answers to a client.
-func (p *port) answers(f *flow, to *unix.SockaddrInet6) {
+func (p *port) answers(f *flow, to unix.Sockaddr) {
 	buf := p.srv.buf[:]
 	for range portSpare {
 		n, _, err := unix.Recvfrom(f.fd, buf, 0)
