@@ -35,7 +35,7 @@ test:
 lint: vet
 	@files=$$(gofmt -l . 2>&1); if [ -n "$$files" ]; then echo "gofmt: run gofmt -w on:"; echo "$$files"; exit 1; fi
 	$(GO) run -modfile=tools/go.mod honnef.co/go/tools/cmd/staticcheck ./...
-	shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env bash' --)
+	shellcheck -x $$(git ls-files | xargs awk 'FNR == 1 && /^#!\/(bin|usr\/bin\/env) ?\/?(ba)?sh/ { print FILENAME } { nextfile }')
 
 vet:
 	$(GO) vet ./...
