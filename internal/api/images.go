@@ -132,6 +132,11 @@ func (s *Server) imageInspect(c *call) error {
 		out.Manifests = manifestsOf(&x, users[x.ID.String()])
 	}
 	shape(c.version, out, imageInspectShims)
+	if strings.HasPrefix(c.r.UserAgent(), "docker-compose/1.") {
+		// It speaks the newest version that it finds, and dies without this field, where it looks for the volumes that a
+		// service's next container gets from the one before.
+		out.imageContainer = containerOf(x.Config.Config.Volumes)
+	}
 	return c.reply(200, out)
 }
 

@@ -286,6 +286,10 @@ type imageContainer struct {
 	ContainerConfig *inspectConfig
 }
 
+func containerOf(volumes map[string]struct{}) *imageContainer {
+	return &imageContainer{ContainerConfig: &inspectConfig{Config: &types.Config{Volumes: volumes}, OnBuild: new([]string)}}
+}
+
 // legacyImageConfig writes an image's fields even where they are empty, which the OCI type does not.
 type legacyImageConfig struct {
 	*dockerspec.DockerOCIImageConfig
@@ -332,7 +336,7 @@ var imageInspectShims = []shim[imageInspect]{
 	}},
 	{v(48), "no Descriptor", func(x *imageInspect) { x.Descriptor = nil }},
 	{v(45), "Container and ContainerConfig", func(x *imageInspect) {
-		x.imageContainer = &imageContainer{ContainerConfig: &inspectConfig{Config: &types.Config{}, OnBuild: new([]string)}}
+		x.imageContainer = containerOf(nil)
 	}},
 	{v(44), "VirtualSize", func(x *imageInspect) { x.VirtualSize = x.Size }},
 	{v(44), "an unknown Created is year 1", func(x *imageInspect) {

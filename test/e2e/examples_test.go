@@ -167,6 +167,7 @@ func checkReadmes(t *testing.T, lesson, transcript string) {
 
 // TestPortsFromOutside: a neighbour reaches every form of -p that is for it, and none that is not; nginx sees who asks.
 func TestPortsFromOutside(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "nginx")
 	for _, form := range []struct {
 		flag string
