@@ -48,7 +48,7 @@ unit:
 
 ## e2e: the built binary, real programs, the stock docker CLI, and a real dockerd beside it.
 e2e: build
-	$(GO) test -tags e2e -count=1 -timeout 20m ./test/e2e/...
+	$(GO) test -tags e2e -count=1 -timeout 40m ./test/e2e/...
 
 ## vm: what this machine's kernel cannot show, in a small virtual machine with cgroup v2.
 vm: build
