@@ -48,6 +48,9 @@ func Extract(ctx context.Context, r io.Reader, root fs.Root, dest string, o Extr
 	for i := len(x.dirs) - 1; i >= 0; i-- { // what is put into a directory later changes its times
 		d := x.dirs[i]
 		if fd, err := root.Open(d.path, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
+			if d.acl != "" {
+				_ = unix.Setxattr(self(fd), defaultACL, []byte(d.acl), 0)
+			}
 			unix.UtimesNanoAt(unix.AT_FDCWD, self(fd), d.times[:], 0)
 			unix.Close(fd)
 		}
@@ -67,6 +70,7 @@ type extractor struct {
 type dirTime struct {
 	path  string
 	times [2]unix.Timespec
+	acl   string // default ACL: what is put into it must not inherit it
 }
 
 // self is a path that leads to what fd is open on, O_PATH or not, and to nothing else.
@@ -227,7 +231,7 @@ func (x *extractor) attributes(fd int, full string, h *tar.Header) error {
 	}
 	for k, v := range h.PAXRecords {
 		attr, ok := strings.CutPrefix(k, xattrRecord)
-		if !ok || attr == "" || reservedXattr(attr) {
+		if !ok || attr == "" || reservedXattr(attr) || attr == defaultACL { // that comes when the directory is complete
 			continue
 		}
 		err := unix.Setxattr(self(fd), attr, []byte(v), 0)
@@ -237,7 +241,7 @@ func (x *extractor) attributes(fd int, full string, h *tar.Header) error {
 	}
 	times := timesOf(h)
 	if h.Typeflag == tar.TypeDir {
-		x.dirs = append(x.dirs, dirTime{full, times})
+		x.dirs = append(x.dirs, dirTime{full, times, h.PAXRecords[xattrRecord+defaultACL]})
 		return nil
 	}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, self(fd), times[:], 0); err != nil {

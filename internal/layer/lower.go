@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -108,8 +109,26 @@ func (t *tree) mkdirLike(d *dir, name string, e *lowerEntry) error {
 	if err := copyAttributes(d.fd, name, e); err != nil {
 		return fmt.Errorf("make directory %q as below: %w", path, err)
 	}
-	t.made[path] = dirTimes{e.st.Atim, e.st.Mtim}
+	acl, err := postponeACL(d.fd, name)
+	if err != nil {
+		return fmt.Errorf("make directory %q as below: %w", path, err)
+	}
+	t.made[path] = dirTimes{e.st.Atim, e.st.Mtim, acl}
 	return nil
+}
+
+const defaultACL = "system.posix_acl_default"
+
+// postponeACL takes a directory's default ACL away and returns it.
+func postponeACL(dirfd int, name string) (string, error) {
+	v, err := getXattr(dirfd, name, defaultACL)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(v), unix.Lremovexattr(at(dirfd, name), defaultACL)
 }
 
 // copyUp copies a file from the layers below into d, as overlayfs does before it is changed or linked.

@@ -42,7 +42,10 @@ type dir struct {
 	depth int    // names in path
 }
 
-type dirTimes struct{ atime, mtime unix.Timespec }
+type dirTimes struct {
+	atime, mtime unix.Timespec
+	acl          string // its default ACL, which what is put into it must not inherit; empty: none
+}
 
 func newTree(target Target) *tree {
 	t := &tree{root: target.Root, lower: target.Below, parents: map[string]*dir{}, made: map[string]dirTimes{}}

@@ -202,7 +202,11 @@ func (u *unpacker) rootAsBelow() error {
 	if err := copyAttributes(u.t.root, ".", e); err != nil {
 		return fmt.Errorf("make layer root: %w", err)
 	}
-	u.t.made[""] = dirTimes{e.st.Atim, e.st.Mtim}
+	acl, err := postponeACL(u.t.root, ".")
+	if err != nil {
+		return fmt.Errorf("make layer root: %w", err)
+	}
+	u.t.made[""] = dirTimes{e.st.Atim, e.st.Mtim, acl}
 	return nil
 }
 
@@ -624,7 +628,7 @@ func (u *unpacker) attributes(dirfd int, name, full string, h *tar.Header) error
 	u.done.Entries++
 	times := timesOf(h)
 	if h.Typeflag == tar.TypeDir { // what is put into it later changes them
-		u.t.made[full] = dirTimes{times[0], times[1]}
+		u.t.made[full] = dirTimes{times[0], times[1], h.PAXRecords[xattrRecord+defaultACL]}
 		return nil
 	}
 	if err := unix.UtimesNanoAt(dirfd, name, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -640,7 +644,7 @@ const xattrRecord = "SCHILY.xattr."
 func (u *unpacker) xattrs(dirfd int, name string, h *tar.Header) error {
 	for k, v := range h.PAXRecords {
 		attr, ok := strings.CutPrefix(k, xattrRecord)
-		if !ok || attr == "" || reservedXattr(attr) {
+		if !ok || attr == "" || reservedXattr(attr) || attr == defaultACL { // that comes when the directory is complete
 			continue
 		}
 		err := setXattr(dirfd, name, attr, []byte(v))
@@ -677,11 +681,14 @@ func timespec(t time.Time) unix.Timespec {
 	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
 }
 
-// setTimes sets the directories' times, now that nothing more is put into them.
+// setTimes sets the directories' times and default ACLs, now that nothing more is put into them.
 func (u *unpacker) setTimes() error {
 	for p, t := range u.t.made {
 		if p == "" {
 			p = "."
+		}
+		if t.acl != "" { // refused as any other attribute may be
+			_ = setXattr(u.t.root, p, defaultACL, []byte(t.acl))
 		}
 		// The path is canonical and everything on it a directory: no link is followed.
 		err := unix.UtimesNanoAt(u.t.root, p, []unix.Timespec{t.atime, t.mtime}, unix.AT_SYMLINK_NOFOLLOW)
