@@ -72,6 +72,12 @@ func (c *container) mountFiles(alone bool) (kernelfs.Root, error) {
 	var binds []view.Bind
 	if !alone {
 		for _, m := range c.now.Mounts {
+			if m.Type == mount.TypeVolume && c.s.Mounter != nil {
+				// One whose options ask for a file system is seen by its processes only.
+				if m.Source = c.s.Mounter.Sources([]string{m.Name})[0].Path; m.Source == "" {
+					continue
+				}
+			}
 			if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {
 				binds = append(binds, view.Bind{Source: m.Source, Target: m.Destination, ReadOnly: !m.RW, Subpath: c.now.MountOptions[m.Destination].Subpath})
 			}

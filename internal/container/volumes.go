@@ -59,6 +59,7 @@ type Mounter interface {
 	Mount(ctx context.Context, container string, uses []VolumeUse) ([]VolumeSource, error)
 	Mounted(container string, names []string) // of a container of before
 	Unmount(container string)
+	Sources(names []string) []VolumeSource // as Mount, but nothing is in use
 }
 
 // takeVolumes holds the volumes of a new container and puts the image's content into those that are empty.

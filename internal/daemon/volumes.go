@@ -24,12 +24,17 @@ func (s volumes) Mount(ctx context.Context, id string, uses []container.VolumeUs
 		list[i] = volume.Use(u)
 	}
 	found, err := s.Service.Mount(ctx, id, list)
-	if err != nil {
-		return nil, err
-	}
+	return sources(found), err
+}
+
+func (s volumes) Sources(names []string) []container.VolumeSource {
+	return sources(s.Service.Sources(names))
+}
+
+func sources(found []volume.Source) []container.VolumeSource {
 	out := make([]container.VolumeSource, len(found))
 	for i, f := range found {
 		out[i] = container.VolumeSource(f)
 	}
-	return out, nil
+	return out
 }

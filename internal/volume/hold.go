@@ -64,9 +64,12 @@ func (s *Service) Mount(ctx context.Context, container string, uses []Use) ([]So
 		if err != nil {
 			return nil, err
 		}
+		list[i] = s.source(&v.record) // options do not change
+		if err := s.ready(ctx, &record{Name: u.Name, Options: v.Options}, &list[i]); err != nil {
+			return nil, err
+		}
 		v.work.Lock() // who restores it is done soon
 		s.mu.Lock()
-		list[i] = s.source(&v.record)
 		if list[i].Type == "tmpfs" {
 			for c, mounted := range v.holders {
 				if mounted && c != container {
@@ -86,6 +89,19 @@ func (s *Service) Mount(ctx context.Context, container string, uses []Use) ([]So
 		s.event("mount", u.Name, "container", container, "destination", u.Destination, "propagation", u.Propagation, "read/write", rw)
 	}
 	return list, nil
+}
+
+// Sources returns how volumes are mounted, and tells nobody.
+func (s *Service) Sources(names []string) []Source {
+	list := make([]Source, len(names))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, n := range names {
+		if v := s.vols[n]; v != nil {
+			list[i] = s.source(&v.record)
+		}
+	}
+	return list
 }
 
 // Mounted tells that a container of before runs.

@@ -1,6 +1,11 @@
 package volume
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -65,6 +70,35 @@ func (s *Service) source(r *record) Source {
 		return Source{Path: r.Options["device"], Recursive: recursive, Options: slices.DeleteFunc(words, func(w string) bool { return w == "bind" || w == "rbind" })}
 	}
 	return Source{Type: r.Options["type"], Device: r.Options["device"], Options: words}
+}
+
+// ready refuses a folder that is not there, in Docker's words, and turns a server's name into its address: the kernel knows no names.
+func (s *Service) ready(ctx context.Context, r *record, src *Source) error {
+	if src.Type == "" {
+		if !r.mounted() {
+			return nil
+		}
+		if _, err := os.Stat(src.Path); err != nil {
+			err = errors.Unwrap(err)
+			return errs.Internal.Errorf("error while mounting volume '%s': failed to mount local volume: mount %s:%s, flags: 0x1000: %w", s.data(r.Name), src.Path, s.data(r.Name), err)
+		}
+		return nil
+	}
+	if !strings.HasPrefix(src.Type, "nfs") && src.Type != "cifs" {
+		return nil
+	}
+	for i, o := range src.Options {
+		host, ok := strings.CutPrefix(o, "addr=")
+		if _, err := netip.ParseAddr(host); !ok || err == nil {
+			continue
+		}
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return errs.Internal.Errorf("error while mounting volume '%s': error resolving passed in network volume address: %w", s.data(r.Name), err)
+		}
+		src.Options[i] = "addr=" + found[0].Unmap().String()
+	}
+	return nil
 }
 
 // mounted reports whether the options ask for a mount of something else than the volume's own folder.
