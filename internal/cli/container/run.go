@@ -83,30 +83,13 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 			wishes.Wait = "removed"
 		}
 	}
-	// An engine that can is asked for everything at once. The signals are caught before: they are the container's as soon as there is one.
-	var all *client.Run
-	var signals *proxy
-	id, err := r.create(ctx, env, c, req, func(ctx context.Context, name, platform string, req container.CreateRequest) (out container.CreateResponse, err error) {
-		if !r.sigProxy || r.detach {
-			out, all, err = c.ContainerRun(ctx, name, platform, req, wishes)
-			return out, err
-		}
-		told := make(chan string, 1)
-		defer close(told)
-		signals = proxySignals(c, told)
-		if out, all, err = c.ContainerRun(ctx, name, platform, req, wishes); err != nil {
-			signals.release()
-			return out, err
-		}
-		told <- out.ID
-		return out, nil
-	})
+	a := &asked{c: c, wishes: wishes, proxy: r.sigProxy && !r.detach, createOnly: r.cidFile != ""}
+	id, err := r.create(ctx, env, c, req, a.ask)
 	if err != nil {
 		return runError(env, err, "run")
 	}
-	if signals != nil {
-		defer signals.stop()
-	}
+	defer a.stop()
+	all := a.run
 	if !attach {
 		fmt.Fprintln(env.IO.Out, id)
 		if all != nil {
@@ -138,6 +121,44 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 	defer stream.Close()
 	s.stream = stream
 	return r.attached(ctx, env, c, s, waitStatus(env, wait), id)
+}
+
+// asked is the engine's being asked for a container to run: for everything at once, where it can.
+type asked struct {
+	c          *client.Client
+	wishes     client.RunOptions
+	proxy      bool // signals are the container's
+	createOnly bool // its ID is to be in a file before it starts
+
+	run     *client.Run // nil where the rest is to be asked for
+	signals *proxy
+}
+
+func (a *asked) ask(ctx context.Context, name, platform string, req container.CreateRequest) (out container.CreateResponse, err error) {
+	if a.proxy {
+		// Caught before, for they are the container's as soon as there is one.
+		told := make(chan string, 1)
+		a.signals = proxySignals(a.c, told)
+		defer func() {
+			if err != nil {
+				a.signals.release()
+			} else {
+				told <- out.ID
+			}
+			close(told)
+		}()
+	}
+	if a.createOnly {
+		return a.c.ContainerCreate(ctx, name, platform, req)
+	}
+	out, a.run, err = a.c.ContainerRun(ctx, name, platform, req, a.wishes)
+	return out, err
+}
+
+func (a *asked) stop() {
+	if a.signals != nil {
+		a.signals.stop()
+	}
 }
 
 // attached starts the container whose streams and exit are already ours, and stays until it ends or is left.

@@ -226,6 +226,7 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 	}
 	var fd int
 	var given <-chan error
+	broken := make(chan struct{}) // closed when nobody is left to launch for
 	// In a user namespace init could not write into the host's cgroup files: there the supervisor moves itself, when all of them are there.
 	if c.version < 2 || l.Clone&unix.CLONE_NEWUSER != 0 {
 		f, err := payloadFile(source)
@@ -242,12 +243,15 @@ func (c *Client) Launch(ctx context.Context, l *spec.Launch, payload any, opts L
 		}
 		defer unix.Close(pair[1])
 		fd = pair[1]
-		given = give(pair[0], source, l.Cgroup.Tasks)
+		given = give(pair[0], source, l.Cgroup.Tasks, broken)
 		outer := *l
 		outer.Cgroup.Tasks, outer.Cgroup.Home = nil, nil
 		l = &outer
 	}
 	r, fds, err := c.call(ctx, &protocol.Request{Op: protocol.OpLaunch, Launch: l, Paused: opts.Paused, FdNames: []string{protocol.FdInit}}, []int{fd})
+	if err != nil {
+		close(broken)
+	}
 	if unable := <-given; unable != nil {
 		closeAll(fds)
 		return nil, nil, unable
@@ -268,8 +272,9 @@ func nothingAmiss() <-chan error {
 	return c
 }
 
-// give sends the payload to init by sock, which it closes; what comes is why there was nothing to send.
-func give(sock int, payload Payload, tasks []string) <-chan error {
+// give sends the payload to init by sock, which it closes; what comes is why there was nothing to send. Once the launch is broken
+// nothing is sent: an init whose supervisor died would start the program all the same, as nobody's child.
+func give(sock int, payload Payload, tasks []string, broken <-chan struct{}) <-chan error {
 	given := make(chan error, 1)
 	go func() {
 		defer close(given)
@@ -280,6 +285,11 @@ func give(sock int, payload Payload, tasks []string) <-chan error {
 			return
 		}
 		defer f.Close()
+		select {
+		case <-broken:
+			return
+		default:
+		}
 		var paths strings.Builder
 		for _, t := range tasks {
 			paths.WriteString(t + "\n")
