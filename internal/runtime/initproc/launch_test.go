@@ -87,6 +87,8 @@ type container struct {
 	dir   string
 	Init  spec.Init
 	Stdin io.Reader
+	// Tell, if set, gives init its payload by a socket.
+	Tell func(sock int, payload *os.File)
 
 	pid     int
 	out     buffer
@@ -226,11 +228,20 @@ func (c *container) fork(mode string, payload []byte, flags uintptr, target *os.
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "status"), os.NewFile(uintptr(pair[1]), "status")
 	defer ours.Close()
+	source, sock := mem, -1
+	if c.Tell != nil {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sock, source = pair[0], os.NewFile(uintptr(pair[1]), "socket")
+		defer source.Close()
+	}
 	cmd := &exec.Cmd{
 		Path:       fmt.Sprintf("/proc/self/fd/%d", prog.Fd()),
 		Args:       []string{"gantry-init", mode},
 		Env:        []string{},
-		ExtraFiles: []*os.File{mem, theirs},
+		ExtraFiles: []*os.File{source, theirs},
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: flags,
 		},
@@ -261,6 +272,10 @@ func (c *container) fork(mode string, payload []byte, flags uintptr, target *os.
 	}
 	theirs.Close()
 	c.pid = cmd.Process.Pid
+	if c.Tell != nil {
+		c.Tell(sock, mem)
+		unix.Close(sock)
+	}
 	executed := false
 	for {
 		buf, oob := make([]byte, spec.StatusMax), make([]byte, 64)
