@@ -85,6 +85,13 @@ func (e *brokenError) Unwrap() error { return e.err }
 // fetchFrom asks e for the rest of the blob once.
 func (r *Repository) fetchFrom(ctx context.Context, e *endpoint, p *content.Partial, d ocispec.Descriptor) error {
 	from := p.Offset()
+	if r.inSegments(e, d, from) {
+		if err := r.fetchSegments(ctx, e, p, d); !errors.Is(err, errNoRanges) {
+			return err
+		}
+		e.noRanges.Store(true)
+		from = p.Offset()
+	}
 	q := request{method: "GET", path: "blobs/" + d.Digest.String(), actions: "pull", header: http.Header{}}
 	if from > 0 {
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-", from))

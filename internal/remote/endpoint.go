@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gantry/internal/errs"
@@ -40,6 +41,8 @@ type endpoint struct {
 	fixed    bool // the scheme was given: no other is tried
 	header   http.Header
 	http     *http.Transport
+
+	noRanges atomic.Bool // it sends whole blobs only
 
 	mu      sync.Mutex
 	settled bool // base has the scheme that the host speaks
@@ -376,7 +379,7 @@ func newTransport(cfg *tls.Config, p Patience) *http.Transport {
 	d := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
-		MaxIdleConnsPerHost: 8, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: p.Reply, ExpectContinueTimeout: time.Second,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: p.Reply, ExpectContinueTimeout: time.Second,
 		MaxResponseHeaderBytes: 256 << 10, DisableCompression: true, ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10,
 		// One HTTP/2 connection for all layers would put them into one flow-control window, of the server's choice.
 		Protocols: onlyHTTP1(),

@@ -33,6 +33,7 @@ type Options struct {
 	CertDirs  []string // folders with a folder for each host: certificates and hosts.toml; earlier ones win
 	Log       *slog.Logger
 	Patience  Patience
+	Segment   int64 // bytes of a large blob that one request asks for; 4 MiB
 }
 
 // Patience says how long to wait. A zero field means the default.
@@ -85,6 +86,9 @@ func New(o Options) *Client {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Patience = o.Patience.orDefault()
+	if o.Segment <= 0 {
+		o.Segment = defaultSegment
+	}
 	return &Client{
 		o: o, transports: map[string]*http.Transport{}, schemes: map[string]string{}, dead: map[string]time.Time{},
 		challenges: map[string][]challenge{}, tokens: map[tokenKey]token{},
