@@ -73,10 +73,7 @@ func (s *Server) systemDf(c *call) error {
 		}
 	}
 	if asked(system.BuildCacheObject) {
-		out.BuildCacheUsage = &build.DiskUsage{}
-		if out.legacyDiskUsage != nil {
-			out.BuildCache = []build.CacheRecord{}
-		}
+		s.buildUsage(c, &out, verbose)
 	}
 	if c.version < v(52) {
 		out.DiskUsage = system.DiskUsage{}
@@ -129,6 +126,34 @@ func (s *Server) imageUsage(c *call, out *diskUsage, verbose bool) error {
 		out.LayersSize, out.Images = total, legacy
 	}
 	return nil
+}
+
+// buildUsage tells of the build cache. What an image shares is not reclaimed by a prune of the cache.
+func (s *Server) buildUsage(c *call, out *diskUsage, verbose bool) {
+	u := &build.DiskUsage{}
+	legacy := []build.CacheRecord{}
+	if s.deps.Builds != nil {
+		for _, x := range s.deps.Builds.Usage(c.r.Context()) {
+			r := build.CacheRecord{ID: x.ID, Parents: x.Parents, Type: x.Kind, Description: x.Description, InUse: x.InUse, Shared: x.Shared,
+				Size: x.Size, CreatedAt: x.Created, LastUsedAt: &x.Used, UsageCount: x.Count}
+			u.TotalCount++
+			u.TotalSize += x.Size
+			switch {
+			case x.InUse:
+				u.ActiveCount++
+			case !x.Shared:
+				u.Reclaimable += x.Size
+			}
+			if verbose {
+				u.Items = append(u.Items, r)
+			}
+			legacy = append(legacy, r)
+		}
+	}
+	out.BuildCacheUsage = u
+	if out.legacyDiskUsage != nil {
+		out.BuildCache = legacy
+	}
 }
 
 func (s *Server) containerUsage(c *call, out *diskUsage, verbose bool) error {

@@ -16,6 +16,7 @@ import (
 	"gantry/internal/build/executor"
 	"gantry/internal/build/session"
 	"gantry/internal/build/solve"
+	"gantry/internal/build/source"
 	"gantry/internal/config"
 	"gantry/internal/image"
 	"gantry/internal/kernel/cgroup"
@@ -46,6 +47,7 @@ func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.S
 	e.closing(func() error { x.Close(); return nil })
 	e.builds, err = builder.Open(builder.Options{
 		State: st, Layers: layers, Images: buildImages{e.images}, Cache: cache, Runner: x, Dir: filepath.Join(cfg.DataRoot, "build"), Log: log,
+		Fetch: source.NewFetcher(filepath.Join(cfg.DataRoot, "build", "tmp")),
 	})
 	if err != nil {
 		return err

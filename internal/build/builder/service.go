@@ -27,6 +27,7 @@ import (
 	"gantry/internal/build/dockerfile"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/solve"
+	"gantry/internal/build/source"
 	"gantry/internal/errs"
 	"gantry/internal/layer"
 	"gantry/internal/remote"
@@ -62,8 +63,8 @@ type Options struct {
 	Images Images
 	Cache  *solve.Cache // opened before the images are
 	Runner solve.Runner
-	Fetch  solve.Fetcher // nil: no addresses
-	Dir    string        // a folder of the data-root
+	Fetch  *source.Fetcher // nil: no addresses
+	Dir    string          // a folder of the data-root
 	Policy Policy
 	Log    *slog.Logger
 }
@@ -72,6 +73,7 @@ type Options struct {
 type Service struct {
 	Options
 	solver *solve.Solver
+	fetch  *fetcher
 
 	mu       sync.Mutex
 	running  map[string]context.CancelFunc // by Request.ID
@@ -86,8 +88,13 @@ type Service struct {
 func Open(o Options) (*Service, error) {
 	s := &Service{Options: o, running: map[string]context.CancelFunc{}}
 	s.ctx, s.quit = context.WithCancel(context.Background())
+	so := solve.Options{Cache: o.Cache, Layers: o.Layers, Runner: o.Runner, Images: images{o.Images}, Dir: o.Dir, Log: o.Log}
+	if o.Fetch != nil {
+		s.fetch = &fetcher{o.Fetch}
+		so.Fetch = s.fetch
+	}
 	var err error
-	s.solver, err = solve.Open(solve.Options{Cache: o.Cache, Layers: o.Layers, Runner: o.Runner, Images: images{o.Images}, Fetch: o.Fetch, Dir: o.Dir, Log: o.Log})
+	s.solver, err = solve.Open(so)
 	return s, err
 }
 
@@ -262,6 +269,9 @@ func (s *Service) dockerfile(ctx context.Context, r *build.Request) ([]byte, err
 		name = "Dockerfile"
 	}
 	name = path.Clean("/" + name)
+	if r.Remote != "" {
+		return s.remote(ctx, r, name)
+	}
 	t, err := r.Client.Folder(ctx, &graph.Local{Name: "dockerfile", Follow: []string{name, name + ".dockerignore", ".dockerignore"}})
 	if errs.NotFound.Is(err) {
 		t, err = r.Client.Folder(ctx, &graph.Local{Name: "context", Follow: []string{name}})

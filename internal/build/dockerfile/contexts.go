@@ -188,3 +188,9 @@ func (c *converter) context() (graph.Edge, error) {
 
 // useContext says that path is used of the context.
 func (c *converter) useContext(p string) { c.paths[path.Join("/", p)] = true }
+
+// RemoteContext is where a context with an address comes from: a graph.Git, or a graph.HTTP with an archive or a Dockerfile.
+func RemoteContext(address string) (graph.Op, error) {
+	op, _, err := remoteContext(address)
+	return op, err
+}

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -43,10 +44,10 @@ type Images interface {
 	Image(ctx context.Context, op *graph.Image, p graph.Platform, access any, hold func(digest.Digest), report func(Status)) (chain, id digest.Digest, err error)
 }
 
-// Fetcher brings what lies behind an address. key is what is equal for equal contents.
+// Fetcher brings what lies behind an address.
 type Fetcher interface {
-	HTTP(ctx context.Context, op *graph.HTTP, secret func(id string) ([]byte, error), report func(Status)) (source.Tree, error)
-	Git(ctx context.Context, op *graph.Git, c Client, report func(Status)) (source.Tree, error)
+	HTTP(ctx context.Context, op *graph.HTTP, secret func(id string) ([]byte, error), report func(Status)) (*source.Archive, error)
+	Git(ctx context.Context, op *graph.Git, secret func(id string) ([]byte, error), report func(Status)) (*source.Archive, error)
 }
 
 // Options are what a solver stands on.
@@ -163,6 +164,7 @@ type job struct {
 	calls   map[*graph.Vertex]*call
 	used    []*entry
 	held    []*Ref // drafts that are nobody else's
+	closers []io.Closer
 	entries map[*Ref]*entry
 	work    sync.WaitGroup
 }
@@ -223,7 +225,10 @@ func (j *job) end() {
 	for _, r := range j.held {
 		r.release()
 	}
-	j.used, j.held = nil, nil
+	for _, c := range j.closers {
+		c.Close()
+	}
+	j.used, j.held, j.closers = nil, nil, nil
 	j.lease.Release()
 }
 
@@ -311,16 +316,13 @@ func (j *job) solve(v *graph.Vertex) (*result, error) {
 	case *graph.Local:
 		return j.folder(v, func(report func(Status)) (source.Tree, error) { return j.Client.Folder(j.ctx, op) })
 	case *graph.HTTP:
-		if j.s.Fetch == nil {
-			return nil, errs.NotImplemented.Errorf("this engine fetches nothing")
-		}
-		secret := func(id string) ([]byte, error) { return j.Client.Secret(j.ctx, id) }
-		return j.folder(v, func(report func(Status)) (source.Tree, error) { return j.s.Fetch.HTTP(j.ctx, op, secret, report) })
+		return j.fetched(v, func(secret func(string) ([]byte, error)) (*source.Archive, error) {
+			return j.s.Fetch.HTTP(j.ctx, op, secret, j.reporter(v))
+		})
 	case *graph.Git:
-		if j.s.Fetch == nil {
-			return nil, errs.NotImplemented.Errorf("this engine fetches nothing")
-		}
-		return j.folder(v, func(report func(Status)) (source.Tree, error) { return j.s.Fetch.Git(j.ctx, op, j.Client, report) })
+		return j.fetched(v, func(secret func(string) ([]byte, error)) (*source.Archive, error) {
+			return j.s.Fetch.Git(j.ctx, op, secret, j.reporter(v))
+		})
 	case *graph.Exec, *graph.File, *graph.Merge, *graph.Diff:
 		return j.step(v)
 	}
@@ -360,6 +362,23 @@ func (j *job) folder(v *graph.Vertex, get func(func(Status)) (source.Tree, error
 	}
 	j.tell(Event{Kind: Completed, Vertex: v})
 	return &result{[]*Ref{{tree: source.NewFiles(t)}}}, nil
+}
+
+// fetched is folder for what lies behind an address; it is let go when the job ends.
+func (j *job) fetched(v *graph.Vertex, get func(secret func(string) ([]byte, error)) (*source.Archive, error)) (*result, error) {
+	if j.s.Fetch == nil {
+		return nil, errs.NotImplemented.Errorf("this engine fetches nothing")
+	}
+	return j.folder(v, func(func(Status)) (source.Tree, error) {
+		a, err := get(func(id string) ([]byte, error) { return j.Client.Secret(j.ctx, id) })
+		if err != nil {
+			return nil, err
+		}
+		j.mu.Lock()
+		j.closers = append(j.closers, a)
+		j.mu.Unlock()
+		return a, nil
+	})
 }
 
 // inputs solves what v is made from, all at once.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
 	"os"
@@ -209,9 +210,15 @@ func (a *archiveReader) parents(p string) error {
 	return nil
 }
 
+type sum struct{ hash.Hash }
+
+func newSum() sum { return sum{sha256.New()} }
+
+func (s sum) digest() digest.Digest { return digest.NewDigest(digest.SHA256, s.Hash) }
+
 // content takes in one file. Blocks of zeros become holes, lest a bomb of them fills the disk.
 func (a *archiveReader) content(r io.Reader, size int64) (digest.Digest, error) {
-	h := sha256.New()
+	h := newSum()
 	for left := size; left > 0; {
 		n, err := io.ReadFull(r, a.buf[:min(left, int64(len(a.buf)))])
 		if err != nil {
@@ -227,7 +234,7 @@ func (a *archiveReader) content(r io.Reader, size int64) (digest.Digest, error) 
 		a.end += int64(n)
 		left -= int64(n)
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	return h.digest(), nil
 }
 
 func zero(p []byte) bool {
