@@ -117,6 +117,20 @@ CMD ["sh", "-c", "echo $WHO; cat /sizes; cd /app; find . -type f | sort; stat -c
 		t.Errorf("after a change main has %q", got)
 	}
 
+	// Why a step is not in the cache.
+	files(t, dir, map[string]string{"main": "changed again\n", "keep/new": ""})
+	r = buildIn(t, e, dir, "", append(secrets, "--why", "--build-arg", "WHO=me", ".")...)
+	if ok(r); !strings.Contains(r.Err, "not cached: file keep/new is new, file main changed\n") {
+		t.Errorf("why: %v", r)
+	}
+	if err := os.Remove(filepath.Join(dir, "keep/new")); err != nil {
+		t.Fatal(err)
+	}
+	r = buildIn(t, e, dir, "", append(secrets, "--why", "--build-arg", "WHO=you", ".")...)
+	if ok(r); !strings.Contains(r.Err, "not cached: WHO=you was WHO=me\n") || !strings.Contains(r.Err, "not cached: file keep/new is gone\n") {
+		t.Errorf("why: %v", r)
+	}
+
 	// What fails says where.
 	fails(buildIn(t, e, dir, "", "--target", "unused", "--secret", "id=file,src=secret", "--secret", "id=env,env=TOKEN", "."), "Dockerfile:7")
 	fails(buildIn(t, e, dir, "", "--target", "unused", "--secret", "id=file,src=secret", "--secret", "id=env,env=TOKEN", "."), `failed to solve: process "/bin/sh -c exit 9" did not complete successfully: exit code: 9`)
@@ -136,7 +150,7 @@ CMD ["sh", "-c", "echo $WHO; cat /sizes; cd /app; find . -type f | sort; stat -c
 	more := t.TempDir()
 	files(t, more, map[string]string{"extra": "from another folder"})
 	ok(buildIn(t, e, dir, "FROM base\nCOPY --from=more extra /extra\nCOPY main /main\n", "-f", "-", "-t", "mixed", "--build-context", "more="+more, "--build-context", "base=docker-image://busybox", "."))
-	if got := run("mixed", "cat", "/extra", "/main"); got != "from another folderchanged\n" {
+	if got := run("mixed", "cat", "/extra", "/main"); got != "from another folderchanged again\n" {
 		t.Errorf("contexts: %q", got)
 	}
 	archive := exec.Command("tar", "cz", "-C", more, "extra", "-C", dir, "main")

@@ -26,7 +26,6 @@ type keys struct {
 	ins        []*Ref
 	fast, slow string
 	looked     bool
-	why        string
 	nonce      string
 }
 

@@ -71,10 +71,12 @@ type Solver struct {
 	naming chan struct{}
 	mounts mounts
 
-	mu      sync.Mutex
-	flights map[string]*flight
-	digests map[string]digest.Digest // contents of parts of results, by result and part
-	work    sync.WaitGroup
+	mu         sync.Mutex
+	flights    map[string]*flight
+	traces     map[string]*trace        // of steps, by stage and instruction
+	traceOrder []string                 // the oldest first
+	digests    map[string]digest.Digest // contents of parts of results, by result and part
+	work       sync.WaitGroup
 }
 
 // Open returns a solver on the cache.
@@ -86,7 +88,7 @@ func Open(o Options) (*Solver, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Solver{Options: o, slots: make(chan struct{}, o.Parallel), naming: make(chan struct{}, max(1, runtime.NumCPU()-1)),
-		flights: map[string]*flight{}, digests: map[string]digest.Digest{}, saver: newSaver(o.Cache)}
+		flights: map[string]*flight{}, digests: map[string]digest.Digest{}, traces: map[string]*trace{}, saver: newSaver(o.Cache)}
 	if err := s.makeDirs(); err != nil {
 		return nil, err
 	}
@@ -636,7 +638,7 @@ func (j *job) perform(ctx context.Context, f *flight, v *graph.Vertex, k *keys, 
 		return nil, ctx.Err()
 	}
 	defer func() { <-j.s.slots }()
-	f.tell(Event{Kind: Started, Why: k.why})
+	f.tell(Event{Kind: Started, Why: j.why(v, ins)})
 	switch op := v.Op.(type) {
 	case *graph.Exec:
 		refs, err = j.exec(ctx, f, v, op, ins)
