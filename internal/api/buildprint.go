@@ -127,8 +127,7 @@ func (p *classicPrinter) advance() {
 	for p.turn < len(p.steps) {
 		s := &p.steps[p.turn]
 		if !p.headed {
-			p.stream(fmt.Sprintf("Step %d/%d : %s", p.turn+1, len(p.steps), s.Text))
-			p.stream("\n")
+			p.head(s)
 			p.headed = true
 		}
 		if s.Vertex != nil {
@@ -153,6 +152,37 @@ func (p *classicPrinter) advance() {
 		p.turn++
 		p.headed = false
 	}
+}
+
+// head prints what stands above a step. What an ONBUILD of the base image brought isn't counted; all of it has one line.
+func (p *classicPrinter) head(s *classicStep) {
+	if s.Trigger {
+		if p.steps[p.turn-1].Trigger {
+			return
+		}
+		n := 0
+		for p.turn+n < len(p.steps) && p.steps[p.turn+n].Trigger {
+			n++
+		}
+		plural := "s"
+		if n == 1 {
+			plural = ""
+		}
+		p.stream(fmt.Sprintf("# Executing %d build trigger%s\n", n, plural))
+		return
+	}
+	number, total := 0, 0
+	for i := range p.steps {
+		if p.steps[i].Trigger {
+			continue
+		}
+		total++
+		if i <= p.turn {
+			number++
+		}
+	}
+	p.stream(fmt.Sprintf("Step %d/%d : %s", number, total, s.Text))
+	p.stream("\n")
 }
 
 func (p *classicPrinter) finish(s *classicStep) {
@@ -215,6 +245,9 @@ func (p *classicPrinter) end(b *build.Built) {
 	}
 	aux, _ := json.Marshal(struct{ ID string }{b.Image.String()})
 	p.m.send(message{Message: jsonstream.Message{Aux: (*json.RawMessage)(&aux)}})
+	if p.plan != nil && len(p.plan.UnusedArgs) > 0 {
+		p.stream(fmt.Sprintf("[Warning] One or more build-args %v were not consumed\n", p.plan.UnusedArgs))
+	}
 	p.stream("Successfully built " + ids.Short(b.Image.String()) + "\n")
 	for _, n := range b.Names {
 		if named, err := reference.ParseNormalizedNamed(n); err == nil {

@@ -37,6 +37,7 @@ type buildCase struct {
 	name   string
 	ar     *txtar.Archive
 	option map[string][]string
+	stream string // what the last build printed
 }
 
 func buildCases(t *testing.T) []buildCase {
@@ -273,10 +274,11 @@ func (c *buildCase) build(t *testing.T, e *engine.Engine, data []byte) (id, fail
 		}
 		return "", m.Message
 	}
+	c.stream = ""
 	for dec := json.NewDecoder(resp.Body); ; {
 		var m struct {
-			Error string
-			Aux   *struct{ ID string }
+			Error, Stream string
+			Aux           *struct{ ID string }
 		}
 		switch err := dec.Decode(&m); {
 		case err == io.EOF:
@@ -285,6 +287,8 @@ func (c *buildCase) build(t *testing.T, e *engine.Engine, data []byte) (id, fail
 			t.Fatalf("build on %s: %v", e.Name, err)
 		case m.Error != "":
 			failure = m.Error
+		case m.Stream != "":
+			c.stream += m.Stream
 		case m.Aux != nil && m.Aux.ID != "":
 			id = m.Aux.ID
 		}
@@ -503,7 +507,7 @@ func (c *buildCase) converted() (config, history []string) {
 			if value != "ADD busybox" && value != `CMD ["sh"]` {
 				history = append(history, strings.ReplaceAll(value, `\n`, "\n"))
 			}
-		case "platform", "warning":
+		case "platform", "warning", "unused":
 		default:
 			// A list without items isn't told by the API.
 			if value != "[]" && line != "workdir: /" {
@@ -627,5 +631,24 @@ func TestBuildCheckIgnored(t *testing.T) {
 	r := must(t, gantry.CLI("build", "--check", dir))
 	if !strings.Contains(r.Out+r.Err, `CopyIgnoredFile`) || !strings.Contains(r.Out+r.Err, "Dockerfile:2") {
 		t.Errorf("--check says %v", r)
+	}
+}
+
+// TestBuildClassicStream holds lines of the classic builder's stream that people know: triggers are not counted, and arguments that
+// nobody asked for are named.
+func TestBuildClassicStream(t *testing.T) {
+	c := buildCase{ar: txtar.Parse([]byte("-- Dockerfile --\nFROM busybox AS a\nONBUILD ENV X=1\nONBUILD LABEL l=$X\nFROM a\nCMD [\"x\"]\n"))}
+	c.option = map[string][]string{"arg": {"NOBODY=1"}}
+	for _, e := range []*engine.Engine{gantry, oracle(t)} {
+		id, failure := c.build(t, e, c.context(t))
+		if failure != "" {
+			t.Fatalf("%s: %s", e.Name, failure)
+		}
+		defer must(t, e.StockCLI("rmi", "-f", id))
+		for _, want := range []string{"Step 1/5 : FROM busybox AS a\n", "Step 4/5 : FROM a\n", "# Executing 2 build triggers\n", "Step 5/5 : CMD [\"x\"]\n", "[Warning] One or more build-args [NOBODY] were not consumed\n"} {
+			if !strings.Contains(c.stream, want) {
+				t.Errorf("%s says\n%s\nwithout %q", e.Name, c.stream, want)
+			}
+		}
 	}
 }

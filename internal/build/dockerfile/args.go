@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,17 +93,32 @@ func (c *converter) addGlobals(e *env, args []instructions.ArgCommand, given map
 	return nil
 }
 
+// unusedArgs are the build arguments that neither the file's head nor a stage that was built declares.
+func (c *converter) unusedArgs() []string {
+	var unused []string
+	for name := range c.o.BuildArgs {
+		if slices.Contains(proxies, strings.ToLower(name)) || c.declared[name] || strings.HasPrefix(name, "BUILDKIT_") || name == "SOURCE_DATE_EPOCH" ||
+			slices.ContainsFunc(c.stages, func(s *stage) bool { return s.argIndex[name] }) {
+			continue
+		}
+		if _, predefined := c.global.Get(name); !predefined {
+			unused = append(unused, name)
+		}
+	}
+	slices.Sort(unused)
+	return unused
+}
+
+var proxies = []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"}
+
 // proxyOf takes the arguments for proxies, which every RUN gets without an ARG, and no history shows.
 func proxyOf(args map[string]string) *graph.Proxy {
 	p := graph.Proxy{}
-	for _, kind := range []struct {
-		name  string
-		value *string
-	}{{"http_proxy", &p.HTTP}, {"https_proxy", &p.HTTPS}, {"ftp_proxy", &p.FTP}, {"no_proxy", &p.No}, {"all_proxy", &p.All}} {
+	for i, value := range []*string{&p.HTTP, &p.HTTPS, &p.FTP, &p.No, &p.All} {
 		// Lower case wins, as with most programs that read these.
-		for _, name := range []string{strings.ToUpper(kind.name), kind.name} {
+		for _, name := range []string{strings.ToUpper(proxies[i]), proxies[i]} {
 			if v, ok := args[name]; ok {
-				*kind.value = v
+				*value = v
 			}
 		}
 	}

@@ -222,6 +222,9 @@ func result(r *graph.Result, err error) string {
 		fmt.Fprintf(&b, "platform: %s\n", o.Platform)
 		b.WriteString(describe(o.Config))
 	}
+	if len(r.UnusedArgs) > 0 {
+		fmt.Fprintf(&b, "unused: %s\n", r.UnusedArgs)
+	}
 	for _, w := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s: %s (%s)\n", w.Rule, w.Message, graph.Lines(w.Source))
 	}

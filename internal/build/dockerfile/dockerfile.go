@@ -169,7 +169,7 @@ func Convert(ctx context.Context, data []byte, images ImageResolver, o Options) 
 			return &graph.Result{Warnings: result.Warnings}, located(err)
 		}
 		if result.Outputs == nil {
-			result.Steps, result.Epoch = c.steps, c.epoch
+			result.Steps, result.Epoch, result.UnusedArgs = c.steps, c.epoch, c.unusedArgs()
 		}
 		result.Outputs = append(result.Outputs, *out)
 	}

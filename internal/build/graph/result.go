@@ -16,6 +16,8 @@ type Result struct {
 	// Steps are the instructions of the stages that are built, in the order of the Dockerfile, for Docker's classic progress
 	// ("Step 2/5 : RUN make"). It is those of the first output.
 	Steps []Step
+	// UnusedArgs are the build arguments that no ARG asked for, sorted, but for those of proxies.
+	UnusedArgs []string
 	// Epoch is SOURCE_DATE_EPOCH: no time in the image may be later. The times in Config and its history are set
 	// already; those in layers are the exporter's. Nil without one.
 	Epoch *time.Time
