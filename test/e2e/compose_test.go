@@ -77,6 +77,7 @@ func TestDockerCompose(t *testing.T) {
 	has(compose("exec", "-T", "web", "sh", "-c", "echo $WHO; getent hosts cache"), "web\n", "172.29.5.")
 	has(compose("exec", "-T", "cache", "getent", "hosts", "www"), "172.29.5.")
 	redis("set k v", "OK")
+	has(compose("run", "--rm", "-T", "--no-deps", "web", "sh", "-c", "echo once; getent hosts cache"), "once\n", "172.29.5.")
 	has(compose("logs", "cache"), "Ready to accept connections")
 	has(compose("logs", "web"), "GET / HTTP/1.1")
 	has(compose("top"), "redis-server", "nginx: master process")
