@@ -319,6 +319,42 @@ func TestLinksAreNamesForOne(t *testing.T) {
 	}
 }
 
+// TestQuestionsWithoutAnswers: a container that asks for what nobody answers keeps nobody's names from being answered.
+func TestQuestionsWithoutAnswers(t *testing.T) {
+	h := newHost(t)
+	if err := h.Outside.Do(func() error {
+		c, err := net.ListenPacket("udp4", lab.OutsideAddr+":53")
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.create(t, &api.CreateRequest{Name: "n1"})
+	upstream := []netip.Addr{netip.MustParseAddr(lab.OutsideAddr)}
+	_, a := h.join(t, &JoinRequest{Name: "a", Endpoints: on("n1"), First: "n1", Upstream: upstream})
+	_, b := h.join(t, &JoinRequest{Name: "b", Endpoints: on("n1"), First: "n1", Upstream: upstream})
+	if err := a.Do(func() error {
+		c, err := net.Dial("udp4", "127.0.0.11:53")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for i := range 3000 {
+			c.Write(append([]byte{byte(i >> 8), byte(i), 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 4, byte('a' + i%26), byte('a' + i/26%26), byte('a' + i/676), '-'}, "\x04test\x00\x00\x01\x00\x01"...))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []*netns.Namespace{a, b} {
+		if got, err := lookup(ns, "udp4", "b."); err != nil || len(got) != 1 {
+			t.Errorf("b is %v, %v", got, err)
+		}
+	}
+}
+
 // TestRelayUpgraded: the next engine brings another relay, and the one that runs becomes it, with all that goes through it.
 func TestRelayUpgraded(t *testing.T) {
 	h := newHost(t)

@@ -9,9 +9,10 @@ import (
 	"gantry/internal/network/dns"
 )
 
-// Bounds of what one sandbox may have under way, and how long a connection may be silent.
+// Bounds of what one sandbox, and all of them, may have under way, and how long a connection may be silent.
 const (
 	maxUnderWay = 100
+	maxTogether = 1000 // some 10 kB each
 	maxIdle     = 10 * time.Second
 )
 
@@ -54,6 +55,21 @@ func (r *resolver) close() {
 	r.udp, r.tcp = -1, -1
 }
 
+// begin counts one more question or connection under way, unless there are too many.
+func (r *resolver) begin() bool {
+	if r.underWay >= maxUnderWay || r.srv.underWay >= maxTogether {
+		return false
+	}
+	r.underWay++
+	r.srv.underWay++
+	return true
+}
+
+func (r *resolver) end() {
+	r.underWay--
+	r.srv.underWay--
+}
+
 // datagrams answers what is there, a few at a time: others wait as well.
 func (r *resolver) datagrams(uint32) {
 	buf := r.srv.buf[:]
@@ -73,16 +89,15 @@ func (r *resolver) datagrams(uint32) {
 			unix.Sendto(r.udp, dns.Fit(out, buf[:n], q), 0, from)
 			continue
 		}
-		if !forward || r.underWay >= maxUnderWay {
+		if !forward || !r.begin() {
 			continue // too many: the client asks again
 		}
 		m, upstream := append([]byte(nil), buf[:n]...), r.box.rec.Upstream
-		r.underWay++
 		go func() {
 			out := dns.Fit(r.srv.forward.Ask(false, m, q, upstream), m, q)
 			r.srv.mu.Lock()
 			defer r.srv.mu.Unlock()
-			r.underWay--
+			r.end()
 			if r.udp >= 0 {
 				unix.Sendto(r.udp, out, 0, from)
 			}
@@ -96,18 +111,17 @@ func (r *resolver) connections(uint32) {
 		r.srv.outOfFiles(err, r.tokens[1], r.tcp)
 		return
 	}
-	if r.underWay >= maxUnderWay {
+	if !r.begin() {
 		unix.Close(fd)
 		return
 	}
-	r.underWay++
 	c := os.NewFile(uintptr(fd), "client")
 	r.conns[c] = struct{}{}
 	go func() {
 		r.connection(c)
 		r.srv.mu.Lock()
 		defer r.srv.mu.Unlock()
-		r.underWay--
+		r.end()
 		delete(r.conns, c)
 		c.Close()
 	}()

@@ -46,6 +46,7 @@ type Server struct {
 	poll     *poller
 	boxes    map[string]*sandbox
 	table    *table
+	underWay int // questions and connections of all resolvers
 	sweeping bool
 	ending   bool
 	buf      [65536]byte
