@@ -187,7 +187,7 @@ func newHouse(t testing.TB) *house {
 // keep makes a keeper, as an engine that starts does.
 func (h *house) keep() {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	k, err := supervisor.Keep(ctx, h.opts)
 	if err != nil {
@@ -207,7 +207,7 @@ func (h *house) keep() {
 }
 
 func (h *house) tearDown() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	for _, p := range h.Processes() {
 		if p.Exit == nil {
@@ -274,7 +274,7 @@ func (h *house) launch(id string, o options, args ...string) (*supervisor.Proces
 		l.Container, l.Pid, l.StartTime = o.in, p.Pid, p.StartTime
 		payload = e
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	return h.Launch(ctx, l, payload, o.paused)
 }
