@@ -56,10 +56,10 @@ func (o *options) register(fs *pflag.FlagSet) {
 	o.platforms = list("platform", "", "list", "Platform of the image")
 	o.hosts = list("add-host", "", "list", "Line of /etc/hosts for RUN: name:ip")
 	o.allow = list("allow", "", "list", "Allow RUN --network=host (network.host) or --security=insecure (security.insecure)")
-	o.cacheTo = list("cache-to", "", "list", "Where to write the cache to: type=inline|local|registry[,dest=…][,ref=…]")
-	o.cacheFrom = list("cache-from", "", "list", "Where to read a cache from: type=local|registry[,src=…][,ref=…], or an image")
+	o.cacheTo = list("cache-to", "", "list", "Not supported yet")
+	o.cacheFrom = list("cache-from", "", "list", "Not supported yet, and ignored")
 	o.noCacheFilter = list("no-cache-filter", "", "list", "Stages that are built even if the cache has them")
-	o.annotations = list("annotation", "", "list", "Annotation of the image")
+	o.annotations = list("annotation", "", "list", "Not supported yet")
 	fs.StringVarP(&o.file, "file", "f", "", "Dockerfile (default: Dockerfile in the context); - for stdin")
 	fs.StringVar(&o.target, "target", "", "Stage to build")
 	fs.StringVar(&o.network, "network", "default", "Network of RUN: default, none, host")
@@ -74,7 +74,7 @@ func (o *options) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.why, "why", false, "Say of each step why the cache did not have it")
 	fs.BoolVar(&o.load, "load", false, "Put the result into the engine's images, as is done by default")
 	fs.BoolVar(&o.push, "push", false, "Push the image when it is built")
-	fs.BoolVar(&o.debug, "debug", false, "Open a shell after a failure, in the state before the step that failed")
+	fs.BoolVar(&o.debug, "debug", false, "Not supported yet")
 	fs.Var(&o.ulimits, "ulimit", "Resource limit of RUN: name=soft[:hard]")
 	fs.Var(&o.shm, "shm-size", "Size of /dev/shm of RUN")
 	fs.VarP(&o.memory, "memory", "m", "Memory limit of RUN")
@@ -152,11 +152,14 @@ func (p *plan) describe(ctx context.Context, env *command.Env, where string) (er
 	case o.call != "build" && o.call != "check":
 		return fmt.Errorf("--call %s is not supported: build and check are", o.call)
 	case len(o.cacheTo.Values) > 0:
-		for _, s := range o.cacheTo.Values {
-			if s != "type=inline" {
-				return fmt.Errorf("--cache-to %s: only type=inline is supported yet", s)
-			}
-		}
+		return errors.New("--cache-to is not supported yet: the engine keeps its cache by itself, from build to build")
+	case len(o.annotations.Values) > 0:
+		return errors.New("--annotation is not supported yet: labels (--label) are")
+	case o.debug:
+		return errors.New("--debug is not supported yet: build up to the stage before (--target), and gantry run -it that")
+	}
+	if len(o.cacheFrom.Values) > 0 {
+		fmt.Fprintln(env.IO.Err, "WARNING: --cache-from is not supported yet and ignored: the engine's own cache is used")
 	}
 	r.Check = o.check || o.call == "check"
 	r.Target, r.NoCache, r.Pull, r.CgroupParent = o.target, o.noCache, o.pull, o.cgroupParent

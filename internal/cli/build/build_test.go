@@ -143,7 +143,9 @@ func TestBadFlags(t *testing.T) {
 		{"invalid progress", []string{"--progress", "loud", dir}},
 		{"not a console", []string{"--progress", "tty", dir}},
 		{"--squash is not supported", []string{"--squash", dir}},
-		{"only type=inline", []string{"--cache-to", "type=registry,ref=x", dir}},
+		{"--cache-to is not supported", []string{"--cache-to", "type=registry,ref=x", dir}},
+		{"--annotation is not supported", []string{"--annotation", "a=b", dir}},
+		{"--debug is not supported", []string{"--debug", dir}},
 		{"should be seconds", []string{"--build-arg", "SOURCE_DATE_EPOCH=tomorrow", dir}},
 		{"it has no name", []string{"--build-arg", "=x", dir}},
 	} {
