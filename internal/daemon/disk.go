@@ -34,7 +34,7 @@ func (e *engine) usage(ctx context.Context) (*disk.Usage, error) {
 		return disk.Owner{Kind: disk.Other, Name: name}, true
 	}}
 	parts := append([]disk.Part{top}, e.images.DiskParts()...)
-	return disk.Measure(ctx, e.dataRoot, append(parts, e.containers.DiskParts()...))
+	return disk.Measure(ctx, e.dataRoot, append(append(parts, e.containers.DiskParts()...), e.volumes.DiskParts()...))
 }
 
 // check reads everything there is, and mends what can be.
