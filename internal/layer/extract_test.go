@@ -119,3 +119,15 @@ func TestFollowStaysInside(t *testing.T) {
 		t.Errorf("a loop: %s", got)
 	}
 }
+
+// TestExtractMuch: what is copied into a container may be larger than what is unpacked between two looks at the disk.
+func TestExtractMuch(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := Extract(t.Context(), bytes.NewReader(archive(t, file("big", strings.Repeat("x", checkEvery+1)))), openRoot(t, dir), "/", ExtractOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(filepath.Join(dir, "big")); err != nil || fi.Size() != checkEvery+1 {
+		t.Errorf("%v, %v", fi, err)
+	}
+}

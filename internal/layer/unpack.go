@@ -101,6 +101,9 @@ func (u *unpacker) room(n int64) error {
 		return nil
 	}
 	u.unchecked = 0
+	if u.t == nil { // what is copied into a container may fill the disk as the container itself may
+		return nil
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(u.t.root, &st); err != nil || st.Bsize <= 0 {
 		return nil // then the disk says so itself

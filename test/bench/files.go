@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"gantry/test/engine"
+)
+
+// halfGig makes 500 MB of files that don't pack, in 2,000 pieces, in the folder $1.
+const halfGig = `mkdir -p "$1" && cd "$1" && head -c 500000000 /dev/urandom | split -a 4 -d -b 250000 -`
+
+// files is half a gigabyte in 2,000 files, into and out of containers and images; and what removes much at once.
+var files = subject{
+	title: "Files and images",
+	about: "500 MB in 2,000 files. What Gantry removes goes to its trash, as it does for its users.",
+	n:     3,
+	prepare: func(p *pair) error {
+		if err := p.load("busybox", "debian"); err != nil {
+			return err
+		}
+		for _, e := range p.both() {
+			for _, args := range [][]string{
+				{"run", "--name", "work", "--network", "none", "debian", "sh", "-c", halfGig, "sh", "/work"},
+				{"commit", "work", "bench/big"},
+				{"run", "-d", "--name", "idle", "--network", "none", "debian", "sleep", "100000"},
+			} {
+				if err := p.do(e, args...); err != nil {
+					return err
+				}
+			}
+		}
+		// Both load what Docker saved.
+		if err := p.do(p.theirs, "save", "-o", p.file("big.tar"), "bench/big"); err != nil {
+			return err
+		}
+		if err := p.do(p.theirs, "cp", "work:/work", p.file("work")); err != nil {
+			return err
+		}
+		return nil
+	},
+	rows: []row{
+		{name: "commit", wall: 0.5, args: words("commit work bench/made"), clean: forget("bench/made")},
+		{name: "save", wall: 0.3, do: func(p *pair, e *engine.Engine) error {
+			return p.do(e, "save", "-o", p.file("saved-"+e.Name), "bench/big")
+		},
+			clean: func(p *pair, e *engine.Engine) error { return os.Remove(p.file("saved-" + e.Name)) }},
+		{name: "load", wall: 0.5, setup: forget("bench/big"), do: func(p *pair, e *engine.Engine) error { return p.do(e, "load", "-q", "-i", p.file("big.tar")) }},
+		{name: "rmi", wall: 0.1, args: words("rmi bench/big"), clean: func(p *pair, e *engine.Engine) error { return p.do(e, "load", "-q", "-i", p.file("big.tar")) }},
+		{name: "cp in", wall: 0.5, do: func(p *pair, e *engine.Engine) error { return p.do(e, "cp", p.file("work"), "idle:/in") },
+			clean: func(p *pair, e *engine.Engine) error { return p.do(e, words("exec idle rm -r /in")...) }},
+		{name: "cp out", wall: 0.5, do: func(p *pair, e *engine.Engine) error { return p.do(e, "cp", "work:/work", p.file("out-"+e.Name)) },
+			clean: func(p *pair, e *engine.Engine) error { return os.RemoveAll(p.file("out-" + e.Name)) }},
+		{name: "rm -f of 100 running", wall: 0.15, setup: func(p *pair, e *engine.Engine) error {
+			for i := range 100 {
+				if err := p.do(e, "run", "-d", "--name", fmt.Sprint("many", i), "--network", "none", "busybox", "sleep", "100000"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, do: func(p *pair, e *engine.Engine) error {
+			args := []string{"rm", "-f"}
+			for i := range 100 {
+				args = append(args, fmt.Sprint("many", i))
+			}
+			return p.do(e, args...)
+		}},
+	},
+}
+
+// file is a file beside the engines.
+func (p *pair) file(name string) string { return filepath.Join(p.dir, name) }
+
+// forget removes an image for good, so that the next time finds nothing of it.
+func forget(name string) func(*pair, *engine.Engine) error {
+	return func(p *pair, e *engine.Engine) error {
+		args := []string{"rmi", name}
+		if e == p.ours {
+			args = slices.Insert(args, 1, "--now")
+		}
+		return p.do(e, args...)
+	}
+}
