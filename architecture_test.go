@@ -142,3 +142,16 @@ func TestSmallProgramsStaySmall(t *testing.T) {
 		}
 	}
 }
+
+// TestFrontStaysLight keeps what only the engine needs, and what makes a program start slowly, out of the command line.
+func TestFrontStaysLight(t *testing.T) {
+	for _, p := range list(t, "./cmd/gantry") {
+		for _, dep := range p.Deps {
+			for _, heavy := range []string{"github.com/moby/buildkit/", "google.golang.org/protobuf/", "go.etcd.io/bbolt"} {
+				if strings.HasPrefix(dep+"/", heavy) {
+					t.Errorf("cmd/gantry links %s", dep)
+				}
+			}
+		}
+	}
+}
