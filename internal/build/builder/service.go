@@ -391,24 +391,24 @@ func (s *Service) export(ctx context.Context, r *build.Request, result *graph.Re
 	out := &result.Outputs[0]
 	chain := solved.Roots[0].Chain()
 	config := finishConfig(out, solved.Empty)
-	if result.Epoch == nil {
-		now, err := s.created(&config, chain)
-		if err != nil {
-			return nil, err
-		}
-		if config.Created == nil {
-			config.Created = &now
-		}
-		for i := range config.History {
-			if config.History[i].Created == nil && (out.Base == nil || i >= len(out.Base.History)) {
-				config.History[i].Created = &now
-			}
+	var now time.Time
+	var err error
+	if result.Epoch != nil {
+		now = result.Epoch.UTC()
+	} else if now, err = s.created(&config, chain); err != nil {
+		return nil, err
+	}
+	if config.Created == nil {
+		config.Created = &now
+	}
+	for i := range config.History {
+		if config.History[i].Created == nil && (out.Base == nil || i >= len(out.Base.History)) {
+			config.History[i].Created = &now
 		}
 	}
 	for _, n := range names {
 		tell(r.Sink, build.Event{Kind: build.Exporting, Text: "naming to " + n})
 	}
-	var err error
 	if built.Image, built.Manifest, err = s.Images.Make(ctx, config, chain, names); err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (s *Solver) Prune(ctx context.Context, o PruneOptions) ([]Usage, error) {
 		if u.InUse || !match(u) || u.Shared && !o.All {
 			continue
 		}
-		if kept+u.Size <= o.Keep {
+		if o.Keep > 0 && kept+u.Size <= o.Keep {
 			kept += u.Size
 			continue
 		}
