@@ -55,7 +55,7 @@ var today = map[string]struct {
 	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","RestartPolicy":{"Name":"nosuch"}}}`:                       {400, "invalid restart policy: unknown policy 'nosuch'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"},
 	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","RestartPolicy":{"Name":"always","MaximumRetryCount":3}}}`: {400, "invalid restart policy: maximum retry count can only be used with 'on-failure'"},
 	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","Binds":["/a:b"]}}`:                                        {400, `invalid volume specification: '/a:b': invalid mount config for type "bind": invalid mount path: 'b' mount path must be absolute`},
-	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","Binds":["/no-such-dir-a:/a:zz"]}}`:                        {400, "invalid volume specification: '/no-such-dir-a:/a:zz': invalid mode: zz"},
+	`POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"none","Binds":["/no-such-dir-a:/a:zz"]}}`:                        {400, "invalid mode: zz"},
 	`GET /containers/api-x/logs?stdout=1&since=abc `:                                                                                          {400, `invalid value for "since": invalid timestamp "abc": invalid seconds "abc": invalid syntax`},
 	`GET /events?since=abc&until=1 `:             {400, `invalid value for "since": invalid timestamp "abc": invalid seconds "abc": invalid syntax`},
 	`GET /containers/json?filters=notjson `:      {400, "invalid filter"},
