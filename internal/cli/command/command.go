@@ -47,7 +47,7 @@ func (c *Command) Load(ctx context.Context, env *Env, args []string) (*Command, 
 		return nil, fmt.Errorf("%s is not in this program", c.Heavy)
 	}
 	// Only the front knows how to start an engine. What else is wrong is found, and said, by who comes.
-	if e, err := env.Client(); err == nil {
+	if e, err := env.Client(); err == nil && firstHelp(args) == "" {
 		_ = e.Negotiate(ctx)
 		e.Close()
 	}
