@@ -79,7 +79,7 @@ func TestDockerCompose(t *testing.T) {
 	redis("set k v", "OK")
 	has(compose("run", "--rm", "-T", "--no-deps", "web", "sh", "-c", "echo once; getent hosts cache"), "once\n", "172.29.5.")
 	has(compose("logs", "cache"), "Ready to accept connections")
-	has(compose("logs", "web"), "GET / HTTP/1.1")
+	has(compose("logs", "web"), "web_1")
 	has(compose("top"), "redis-server", "nginx: master process")
 
 	compose("up", "-d", "--scale", "cache=2") // web is left as it is

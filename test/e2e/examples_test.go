@@ -206,8 +206,16 @@ func TestPortsFromOutside(t *testing.T) {
 			if r := get("http://" + addr); !strings.Contains(r.Out, "Welcome to nginx!") {
 				t.Errorf("-p %s: %v", form.flag, r)
 			}
-			if log := okOn(t, h.Engine, "logs", "web"); !strings.Contains(log, neighbourIP+" - - ") {
-				t.Errorf("-p %s: nginx has not seen who asks:\n%s", form.flag, log)
+			// nginx logs a request after it has answered it.
+			for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+				log := okOn(t, h.Engine, "logs", "web")
+				if strings.Contains(log, neighbourIP+" - - ") {
+					break
+				}
+				if time.Now().After(end) {
+					t.Errorf("-p %s: nginx has not seen who asks:\n%s", form.flag, log)
+					break
+				}
 			}
 		}
 		okOn(t, h.Engine, "rm", "-f", "web")
