@@ -14,28 +14,32 @@ import (
 // Serve answers at the configured address until ctx ends, then lets the requests under way come to their end, for a
 // while. ready, if set, is told the address.
 func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.conf().Listen)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
 	srv := s.httpServer()
+	var err error
 	switch s.conf().TLS.Mode {
 	case "auto":
 		if srv.TLSConfig, err = autoTLS(s.conf().Data, s.conf().TLS.Names); err != nil {
 			return fmt.Errorf("tls: %w", err)
-		}
-		if s.conf().TLS.Trust != "" {
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			if err := publishCA(s.conf().Data, s.conf().TLS.Trust, port, s.conf().TLS.Names); err != nil {
-				s.log.Warn("engines of this host will not trust the certificate by themselves", "err", err)
-			}
 		}
 		s.log.Info("clients must trust", "ca", CAFile(s.conf().Data))
 	case "files":
 		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return s.live.Load().pair, nil
 		}}
+	}
+	// Whoever can connect finds the authority where it belongs: it is put there first, where the port is known.
+	_, port, _ := net.SplitHostPort(s.conf().Listen)
+	if port != "0" {
+		s.publish(port)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.conf().Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if port == "0" {
+		_, port, _ = net.SplitHostPort(l.Addr().String())
+		s.publish(port)
 	}
 	s.background.Go(func() { s.Run(ctx) })
 	ended := make(chan error, 1)
@@ -62,6 +66,17 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 	}
 	<-ended
 	return nil
+}
+
+// publish has the engines of this host trust an automatic certificate.
+func (s *Server) publish(port string) {
+	cfg := s.conf()
+	if cfg.TLS.Mode != "auto" || cfg.TLS.Trust == "" {
+		return
+	}
+	if err := publishCA(cfg.Data, cfg.TLS.Trust, port, cfg.TLS.Names); err != nil {
+		s.log.Warn("engines of this host will not trust the certificate by themselves", "err", err)
+	}
 }
 
 func (s *Server) httpServer() *http.Server {

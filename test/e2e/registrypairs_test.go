@@ -331,7 +331,11 @@ func TestRegistryWithItsOwnCertificate(t *testing.T) {
 	const trust = "/etc/docker/certs.d" // both kinds of engines read it
 	t.Cleanup(func() { os.RemoveAll(filepath.Join(trust, addr)) })
 	_, port, _ := net.SplitHostPort(addr)
-	for _, other := range []string{"localhost", "127.0.0.1", "::1"} {
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{"localhost", "127.0.0.1", "::1", hostname} {
 		other := net.JoinHostPort(other, port)
 		if _, err := os.Stat(filepath.Join(trust, other)); err != nil {
 			t.Cleanup(func() { os.RemoveAll(filepath.Join(trust, other)) })
