@@ -161,3 +161,16 @@ func TestImportFromURL(t *testing.T) {
 	okOn(t, e, "system", "check")
 	okOn(t, e, "rmi", "imported:url", "busybox")
 }
+
+// TestCommitWarns: a commit says what it leaves out, as many have looked for their data in the image afterwards.
+func TestCommitWarns(t *testing.T) {
+	ok(t, "run", "--name", "warned", "--network", "none", "-v", "/anonymous", "-v", t.TempDir()+":/bound", "busybox", "true")
+	r := cli(t, "commit", "warned", "warned:image")
+	for _, w := range []string{"what is in /anonymous is not part of the image: it lies in a volume", "what is in /bound is not part of the image: it lies in a bind"} {
+		if !strings.Contains(r.Err, "WARNING: "+w) {
+			t.Errorf("no %q: %v", w, r)
+		}
+	}
+	ok(t, "rm", "-v", "warned")
+	ok(t, "rmi", "warned:image")
+}
