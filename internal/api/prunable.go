@@ -62,11 +62,15 @@ func (s *Server) prunable(c *call) error {
 			}
 		}
 	case "volumes":
-		if s.deps.PrunableVolumes == nil {
+		if s.deps.Volumes == nil {
 			break
 		}
-		if out, err = s.deps.PrunableVolumes(c.r.Context(), f); err != nil {
+		names, err := s.deps.Volumes.Prunable(c.r.Context(), f)
+		if err != nil {
 			return err
+		}
+		for _, name := range names {
+			out = append(out, Prunable{Kind: "volume", ID: name, Name: name})
 		}
 	default:
 		return errs.NotFound.Errorf("nothing is known of pruning %s", c.name)

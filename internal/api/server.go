@@ -40,12 +40,10 @@ type Deps struct {
 	BuildFiles *session.Files   // with Builds: what clients' builds sent
 	Trash      *trash.Bin       // nil: what is removed is gone
 	Usage      func(context.Context) (*disk.Usage, error)
-	// PrunableVolumes tells what a prune of volumes would take; nil: there are none.
-	PrunableVolumes func(context.Context, map[string][]string) ([]Prunable, error)
-	Check           func(ctx context.Context, repair bool, say func(image.Finding)) (image.Checked, error)
-	Events          *events.Bus
-	Host            Host
-	Registries      Registries // nil: no registry is talked to
+	Check      func(ctx context.Context, repair bool, say func(image.Finding)) (image.Checked, error)
+	Events     *events.Bus
+	Host       Host
+	Registries Registries // nil: no registry is talked to
 	// Supervisor tells which process holds the containers, and the digest of its program. May be nil.
 	Supervisor func(ctx context.Context) (pid int, build string, err error)
 	// Relay does so of the one that holds their names and ports; a pid of 0 is none. May be nil.

@@ -82,8 +82,11 @@ func TestPruneTellsFirst(t *testing.T) {
 	e := ownEngine(t, "busybox", "debian")
 	okOn(t, e, "create", "--name", "first", "--network", "none", "busybox")
 	okOn(t, e, "network", "create", "lonely")
+	okOn(t, e, "volume", "create", "data")
+	t.Cleanup(func() { okOn(t, e, "volume", "rm", "--now", "data") })
 	for args, want := range map[string][]string{
 		"container prune": {"container  first"},
+		"volume prune -a": {"volume     data", "WARNING! This will remove all local volumes"},
 		"image prune -a":  {"image      debian:"},
 		"system prune -a": {"container  first", "network    lonely", "image      debian:", "WARNING! This will remove:", "  - all stopped containers"},
 	} {

@@ -54,12 +54,15 @@ var Prune = &command.Command{
 				question = "WARNING! This will remove all local volumes not used by at least one container."
 				which.Add("all", "true")
 			}
-			if !*force && !command.Confirm(env, question) {
-				return errors.New("volume prune has been cancelled")
-			}
 			c, err := env.Client()
 			if err != nil {
 				return err
+			}
+			if !*force {
+				command.ShowPrunable(ctx, env, c, *which, "volumes")
+				if !command.Confirm(env, question) {
+					return errors.New("volume prune has been cancelled")
+				}
 			}
 			var report volume.PruneReport
 			if err := c.Prune(ctx, "volumes", *which, &report); err != nil {
