@@ -217,15 +217,17 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 	return nil
 }
 
-// killLeft ends a process that a crash of the daemon left in the middle of a removal, and waits for its end.
+// killLeft ends a process that a crash of the daemon left in the middle of a removal, waits for its end, and gives back its
+// network and mounts: those of a process that still ran when this daemon came were taken for in use.
 func (s *Service) killLeft(id string) {
 	for range 500 {
 		p, ok := s.Processes.Process(id)
-		if !ok {
-			return
-		}
-		if p.Exit != nil {
-			s.forget(id)
+		if !ok || p.Exit != nil {
+			s.leave(id)
+			s.unmounted(id)
+			if ok {
+				s.forget(id)
+			}
 			return
 		}
 		s.Processes.Signal(id, sigKill)

@@ -154,10 +154,11 @@ var fileSessions = []session{
 		"docker top t1 -o pid,args | sed 's/^[0-9]*/PID/' | tr -s ' '; docker top t1 -o args; docker top nosuch",
 		"docker rm -f t1; docker top t1",
 		"docker create --name t2 --network none busybox; docker top t2; docker rm t2",
-		"docker system df --format '{{.Type}} {{.TotalCount}}' | grep -v -e Images -e Containers",
-		"docker system df | head -1 | tr -s ' '; docker system df -v | grep usage",
+		"docker system df --format '{{.Type}} {{.TotalCount}}' | grep -v -e Images -e Containers -e Build",
+		"docker system df | head -1 | tr -s ' '; docker system df -v | grep usage | grep -v Build",
 	}},
 	{"pause, rename, prune", []string{
+		"!docker container prune -f", // of other tests
 		"docker run -d --name p1 --network none busybox sleep 1000",
 		"docker pause p1; docker pause p1; docker inspect -f '{{.State.Status}} {{.State.Paused}} {{.State.Running}}' p1; docker start p1; docker rm p1",
 		"docker unpause p1; docker unpause p1; docker pause nosuch; docker unpause nosuch",

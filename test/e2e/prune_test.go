@@ -27,7 +27,7 @@ var pruneSessions = []session{
 		"docker tag busybox other; docker rmi busybox; docker tag other busybox; docker rmi other",
 		"docker run -d --name runs --network none busybox sleep 1000",
 		"docker rmi -f $(docker inspect -f '{{.Id}}' busybox)",
-		"docker rmi -f busybox; docker images -a --format '{{.Repository}}:{{.Tag}}' | grep -v debian",
+		"docker rmi -f busybox; docker images -a --format '{{.Repository}}:{{.Tag}}' | grep -v debian | sort",
 		"docker ps -a --format '{{.Names}} {{.Image}}' | sort",
 		"docker rm -f runs user",
 		"docker images -q --filter dangling=true | wc -l",

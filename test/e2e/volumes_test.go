@@ -17,6 +17,7 @@ import (
 // volumeSessions are shell lines for shellDifferential.
 var volumeSessions = []session{
 	{"volumes by name", []string{
+		"!docker container prune -f; docker volume prune -f", // of other tests
 		"docker volume create v1", "docker volume create v1", "docker volume ls --format '{{.Driver}} {{.Name}} {{.Scope}}'",
 		"docker volume create --label a=1 --label b -d local v2",
 		"docker volume inspect -f '{{.Name}} {{.Driver}} {{.Scope}} {{len .Labels}}' v1 v2",
@@ -30,6 +31,7 @@ var volumeSessions = []session{
 		"docker volume ls -q",
 	}},
 	{"volumes in containers", []string{
+		"!docker volume prune -f",
 		"docker run --rm --network none -v data:/data busybox sh -c 'echo kept >/data/f; ls -ldn /data | cut -c1-20'",
 		"docker run --rm --network none -v data:/data:ro busybox sh -c 'cat /data/f; touch /data/g; mount | grep \" /data \" | sed \"s/.*(//; s/,.*//\"'",
 		"docker run --rm --network none --mount type=volume,src=data,dst=/m,readonly busybox sh -c 'cat /m/f; touch /m/g'",
