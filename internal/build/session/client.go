@@ -3,6 +3,7 @@ package session
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -151,17 +152,10 @@ func (c *Client) Output(n int) *Output {
 		if err == nil {
 			err = resp.Body.Close()
 		}
-		r.CloseWithError(cmpErr(err, io.ErrClosedPipe))
+		r.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
 		o.done <- err
 	}()
 	return o
-}
-
-func cmpErr(err, or error) error {
-	if err != nil {
-		return err
-	}
-	return or
 }
 
 // Output is an archive on its way to the client.
