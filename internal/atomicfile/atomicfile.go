@@ -3,9 +3,13 @@
 package atomicfile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+const temporary = ".tmp-"
 
 // Write replaces path by data with mode perm: it writes a temporary file in the same folder and renames
 // it. It does not sync: use it for what need not survive a power cut (the exec-root).
@@ -18,7 +22,7 @@ func WriteSync(path string, data []byte, perm os.FileMode) error {
 
 func write(path string, data []byte, perm os.FileMode, sync bool) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-")
+	f, err := os.CreateTemp(dir, temporary+filepath.Base(path)+"-")
 	if err != nil {
 		return err
 	}
@@ -46,6 +50,17 @@ func write(path string, data []byte, perm os.FileMode, sync bool) (err error) {
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// Sweep deletes what writers that were killed in the middle left in dir. Nobody may be writing there.
+func Sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), temporary) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // SyncDir makes renames, creations and removals in dir durable.

@@ -59,6 +59,9 @@ func (s *Service) readLives() (map[string]*live, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := atomicfile.Sweep(s.lives()); err != nil {
+		return nil, err
+	}
 	all := map[string]*live{}
 	for _, e := range entries {
 		if !ids.Valid(e.Name()) {

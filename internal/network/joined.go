@@ -136,6 +136,9 @@ func (s *Service) writeJoined(j *joined) error {
 
 // readJoined takes in what the last engine's containers hold: addresses at once, for nobody else may get them.
 func (s *Service) readJoined() error {
+	if err := atomicfile.Sweep(s.Run); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(s.Run)
 	if err != nil {
 		return err

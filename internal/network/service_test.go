@@ -464,6 +464,9 @@ func TestEngineReplaced(t *testing.T) {
 	lab.Serve(t, ns, "tcp", ":80", "a")
 	h.close()
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+	if err := os.WriteFile(filepath.Join(h.dir, "run", ".tmp-"+ids.New()+"-1"), nil, 0o600); err != nil { // it died while it wrote a note
+		t.Fatal(err)
+	}
 	h.open(t)
 	if err := h.Keep(func(id string) int {
 		if id == r.ID {
@@ -477,7 +480,8 @@ func TestEngineReplaced(t *testing.T) {
 	if now := h.Of(r.ID); now == nil || now.Endpoints["bridge"].IPAddress != j.Endpoints["bridge"].IPAddress {
 		t.Fatal(now)
 	}
-	b, _ := h.join(t, &JoinRequest{Name: "b", Endpoints: on("bridge"), First: "bridge"})
+	second := &JoinRequest{Name: "b", Endpoints: on("bridge"), First: "bridge"}
+	b, _ := h.join(t, second)
 	if b.Endpoints["bridge"].IPAddress == j.Endpoints["bridge"].IPAddress {
 		t.Fatal("the address was given again")
 	}
@@ -486,6 +490,8 @@ func TestEngineReplaced(t *testing.T) {
 	}
 	h.Leave(r.ID)
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "")
+	h.Leave(second.ID)
+	h.clean(t)
 }
 
 // lookup asks the name server that a container finds at 127.0.0.11.

@@ -248,11 +248,6 @@ func (w *crowd) life(name string, ask func(name string) ([]string, error)) {
 	w.have[name] = addr
 	w.mu.Unlock()
 	if got, err := ask(name); err != nil || !slices.Equal(got, []string{addr}) {
-		if err != nil && !w.t.Failed() { //DEBUG
-			pid := okOn(w.t, w.e, "inspect", "-f", "{{.State.Pid}}", "watcher")
-			out, _ := exec.Command("sh", "-c", "nsenter -t "+pid+" -n sh -c 'nft list ruleset; ss -lnup; ss -lntp'; ls -l /proc/"+strconv.Itoa(w.e.Pid())+"/fd | grep -c socket; ps ax | grep relay; cat "+w.e.Root+"/exec/network/$(ls "+w.e.Root+"/exec/network | head -1); nsenter -t "+pid+" -n readlink /proc/self/ns/net; conntrack -L 2>&1 | head").CombinedOutput() //DEBUG
-			w.t.Logf("%s", out)                                                                                                                                                                                                                                                                                                                                             //DEBUG
-		} //DEBUG
 		w.t.Errorf("%s, started as %s, is %v, %v", name, addr, got, err)
 	}
 	w.mu.Lock()
