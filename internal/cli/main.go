@@ -16,6 +16,7 @@ import (
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
 	"gantry/internal/cli/iostreams"
+	"gantry/internal/nearest"
 )
 
 // Build is what the linker knows of this program.
@@ -199,43 +200,11 @@ func find(args []string) (c *command.Command, groupName string, n int) {
 
 // suggest adds the name that was most likely meant.
 func suggest(err error, prefix, typed string, names []string) error {
-	best, least := "", 3
-	for _, n := range names {
-		if d := distance(typed, n); d < least && d < len(n) {
-			best, least = n, d
-		}
-	}
-	if best == "" {
+	n := nearest.To(typed, names)
+	if n == "" {
 		return err
 	}
-	return &command.Hint{Err: err, Line: fmt.Sprintf("Did you mean '%s %s'?", prefix, best)}
-}
-
-// distance is how many letters to change, add, drop or swap make b of a.
-func distance(a, b string) int {
-	if len(a) > 64 {
-		return len(a)
-	}
-	var before, last []int
-	for j := 0; j <= len(b); j++ {
-		last = append(last, j)
-	}
-	for i := 1; i <= len(a); i++ {
-		row := make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last = last, row
-	}
-	return last[len(b)]
+	return &command.Hint{Err: err, Line: fmt.Sprintf("Did you mean '%s %s'?", prefix, n)}
 }
 
 func listing(w io.Writer, title string, lines [][2]string) {

@@ -10,18 +10,6 @@ import (
 	"gantry/internal/cli/iostreams"
 )
 
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		a, b string
-		n    int
-	}{{"", "", 0}, {"run", "run", 0}, {"rnu", "run", 1}, {"rn", "run", 1}, {"runn", "run", 1}, {"xyz", "run", 3}, {"imgaes", "images", 1}} {
-		if n := distance(c.a, c.b); n != c.n {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, n, c.n)
-		}
-	}
-}
-
 // TestEveryVerb: each has its words, its flags can be made, and no name means two things.
 func TestEveryVerb(t *testing.T) {
 	t.Parallel()

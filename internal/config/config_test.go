@@ -103,18 +103,6 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"a", "", 1}, {"kitten", "sitting", 3}, {"debug", "debgu", 2}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
-	}
-}
-
 func FuzzFile(f *testing.F) {
 	for _, s := range []string{`{}`, `{"debug":true}`, `{"hosts":["unix:///a"]}`, `{"default-ulimits":{"nofile":{"Soft":1,"Hard":2}}}`, `{"log-opts":{"a":"b"}}`,
 		`{"default-shm-size":1e9}`, `{"x":[[[`, "\xef\xbb\xbf{}", `{"hosts":["tcp://[::1]:1"]}`} {

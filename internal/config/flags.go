@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"gantry/internal/nearest"
 )
 
 // parseFlags reads a command line in the way of dockerd: --name value, --name=value, -x value, -xvalue; a
@@ -82,7 +84,7 @@ func suggestFlag(name string) string {
 	for _, o := range options {
 		all = append(all, o.flag)
 	}
-	if n := nearest(name, all); n != "" {
+	if n := nearest.To(name, slices.Sorted(slices.Values(all))); n != "" {
 		return fmt.Sprintf(" (did you mean --%s?)", n)
 	}
 	return ""

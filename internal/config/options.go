@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"gantry/internal/nearest"
 	"gantry/internal/network/ipam"
 )
 
@@ -318,47 +319,11 @@ func Usage() string {
 	return b.String()
 }
 
-// nearest returns the valid name with the fewest edits to s, when it is near enough to be meant.
-func nearest(s string, valid []string) string {
-	best, least := "", max(2, len(s)/3)+1
-	for _, v := range slices.Sorted(slices.Values(valid)) {
-		if d := distance(strings.ToLower(s), v); d < least {
-			best, least = v, d
-		}
-	}
-	return best
-}
-
 func suggest(s string, valid []string) string {
-	if n := nearest(s, valid); n != "" {
+	if n := nearest.To(s, slices.Sorted(slices.Values(valid))); n != "" {
 		return fmt.Sprintf(" (did you mean %q?)", n)
 	}
 	return ""
-}
-
-// distance is the number of insertions, deletions and replacements between a and b (Levenshtein).
-func distance(a, b string) int {
-	const longest = 64 // no name is longer; a foreign one must not cost much
-	if len(a) > longest || len(b) > longest {
-		return longest
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		prev := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := prev
-			if a[i] != b[j] {
-				cost++
-			}
-			prev = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

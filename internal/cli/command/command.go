@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"gantry/internal/nearest"
 )
 
 // Run does a verb's work.
@@ -110,7 +112,7 @@ func Invoke(ctx context.Context, env *Env, c *Command, group, path string, args 
 		fs.Lookup("help").Hidden = true
 	}
 	if err := fs.Parse(args); err != nil {
-		return FlagError(env, c.usage(env), err)
+		return meant(FlagError(env, c.usage(env), err), err, fs)
 	}
 	if help, _ := fs.GetBool("help"); help {
 		if strings.HasPrefix(firstHelp(args), "-h") {
@@ -149,6 +151,24 @@ func FlagError(env *Env, usage string, err error) error {
 		name += " " + env.Path
 	}
 	return &StatusError{fmt.Sprintf("%s\n\nUsage:  %s\n\nRun '%s --help' for more information", err, usage, name), 125}
+}
+
+// meant adds the flag that was most likely meant to the error of one that there is not.
+func meant(shown, err error, fs *pflag.FlagSet) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
+		return shown
+	}
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	if n := nearest.To(unknown.GetSpecifiedName(), names); n != "" {
+		return &Hint{Err: shown, Line: "Did you mean '--" + n + "'?"}
+	}
+	return shown
 }
 
 func plural(n int) string {

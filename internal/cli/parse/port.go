@@ -11,7 +11,7 @@ import (
 )
 
 // Publish reads one -p, either [[ip:]hostPort:]containerPort[/proto] with ranges, or target=80,published=8080,protocol=tcp, and
-// adds what it says to ports.
+// adds what it says to ports. The protocol may also follow a colon, as courses have it: 8080:80:tcp.
 func Publish(s string, ports network.PortMap) error {
 	if strings.Contains(s, "=") {
 		long := map[string]string{"protocol": "tcp"}
@@ -23,6 +23,9 @@ func Publish(s string, ports network.PortMap) error {
 			long[k] = v
 		}
 		s = long["published"] + ":" + long["target"] + "/" + long["protocol"]
+	}
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && isProto(s[i+1:]) {
+		s = s[:i] + "/" + s[i+1:]
 	}
 	spec, proto, hasProto := strings.Cut(s, "/")
 	if !hasProto || proto == "" && spec != "" {
@@ -63,7 +66,7 @@ func Publish(s string, ports network.PortMap) error {
 		}
 	}
 	proto = strings.ToLower(proto)
-	if proto != "tcp" && proto != "udp" && proto != "sctp" {
+	if !isProto(proto) {
 		return fmt.Errorf("invalid proto: %s", proto)
 	}
 	for i := uint64(0); i <= last-first; i++ {
@@ -79,6 +82,8 @@ func Publish(s string, ports network.PortMap) error {
 	}
 	return nil
 }
+
+func isProto(s string) bool { return s == "tcp" || s == "udp" || s == "sctp" }
 
 func splitPublish(s string) (ip, host, inner string) {
 	i := strings.LastIndexByte(s, ':')
