@@ -16,7 +16,8 @@
 //	chain postrouting  outgoing packets get the host's address; incoming ones keep the client's
 //
 // An accept here is not the last word: other tools' tables see the packet as well. Where one of their chains drops what is
-// forwarded by default (Docker's, ufw's), a marked accept for our bridges is put in front, and taken back at the end.
+// forwarded by default (Docker's, ufw's), a marked accept for our bridges is put in front, and taken back at the end. (So it is
+// where they use the kernel's tables of before nf_tables: legacy.go.)
 // Whoever flushes the rules (`nft flush ruleset`) finds them written again at once.
 package firewall
 
@@ -27,11 +28,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/kernel/netlink"
+	"gantry/internal/kernel/netns"
 	"gantry/internal/kernel/nft"
 )
 
@@ -70,6 +74,10 @@ type Table struct {
 	watch *netlink.Conn
 	stop  *netlink.Stop
 	ended chan struct{}
+
+	host        *netns.Namespace // for what netlink cannot do
+	legacy      *os.File         // tells of runs of iptables-legacy; may be nil
+	legacyEnded chan struct{}
 }
 
 type portKey struct {
@@ -94,8 +102,18 @@ func Open(name string, log *slog.Logger) (*Table, error) {
 		t.watch.Close()
 		return nil, err
 	}
+	if t.host, err = netns.Current(); err != nil {
+		conn.Close()
+		t.watch.Close()
+		t.stop.Close()
+		return nil, err
+	}
 	t.ended = make(chan struct{})
 	go t.guard()
+	if fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil { // there may be no more of them
+		t.legacy, t.legacyEnded = os.NewFile(uintptr(fd), "inotify"), make(chan struct{})
+		go t.watchLegacy(fd, t.legacy)
+	}
 	return t, nil
 }
 
@@ -108,7 +126,18 @@ func (t *Table) Close() {
 	<-t.ended
 	t.stop.Close()
 	t.watch.Close()
+	if t.legacy != nil {
+		t.legacy.Close()
+		<-t.legacyEnded
+	}
 	t.conn.Close()
+	t.host.Close()
+}
+
+// Users reports whether the user has put rules of his own into the table.
+func (t *Table) Users() bool {
+	rules, err := t.conn.Rules(nft.Inet, t.name)
+	return err == nil && slices.ContainsFunc(rules, func(r nft.Rule) bool { return r.Chain == UserChain })
 }
 
 // Set makes the table hold these networks and ports, and nothing else.
@@ -229,8 +258,9 @@ var (
 // write writes the whole table as it is meant to be, in one transaction, or removes it when there are no networks.
 func (t *Table) write() error {
 	if len(t.nets) == 0 {
-		err := t.remove()
-		return errors.Join(err, t.yieldForeign())
+		err := errors.Join(t.remove(), t.yieldForeign())
+		t.passLegacy()
+		return err
 	}
 	var tx nft.Tx
 	const f = nft.Inet
@@ -268,6 +298,7 @@ func (t *Table) write() error {
 	if err := t.passForeign(); err != nil {
 		return fmt.Errorf("let forwarded packets through other tools' rules: %w", err)
 	}
+	t.passLegacy()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"gantry/internal/kernel/link"
 	"gantry/internal/kernel/netns"
+	"gantry/internal/kernel/xtables"
 	"gantry/internal/network/lab"
 )
 
@@ -316,6 +318,115 @@ func TestBesideOthersThatDrop(t *testing.T) {
 	}
 	if left := s.nft(t, "list", "ruleset"); strings.Contains(left, "gantry") || strings.Contains(left, "br0") {
 		t.Errorf("something of ours is left:\n%s", left)
+	}
+}
+
+// TestBesideLegacyThatDrops is the host with Docker's or ufw's chains written by iptables-legacy.
+func TestBesideLegacyThatDrops(t *testing.T) {
+	s := newScene(t)
+	run := func(program string, args ...string) (out string) {
+		t.Helper()
+		must(t, s.Host.Do(func() error {
+			b, err := exec.Command(program, args...).CombinedOutput()
+			if out = string(b); err != nil {
+				err = fmt.Errorf("%s %v: %w: %s", program, args, err, out)
+			}
+			return err
+		}))
+		return out
+	}
+	if _, err := exec.LookPath("iptables-legacy"); err != nil {
+		t.Skip("needs iptables-legacy")
+	}
+	if err := s.Host.Do(exec.Command("iptables-legacy", "-S").Run); err != nil {
+		t.Skip("this kernel has no legacy tables; TestLegacyCommand holds what would be run")
+	}
+	must(t, s.table.Publish([]Port{tcp("0.0.0.0:8080", "10.50.0.2:80"), tcp("[::]:8080", "[fd50::2]:80")}))
+	lab.Serve(t, s.a, "tcp", ":80", "a")
+	lab.Serve(t, s.Outside, "tcp", ":80", "outside")
+	works := func() {
+		t.Helper()
+		lab.Answers(t, s.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
+		lab.Answers(t, s.Outside, "tcp", "["+lab.HostAddr6+"]:8080", "a "+lab.OutsideAddr6)
+		lab.Answers(t, s.a, "tcp", lab.OutsideAddr+":80", "outside "+lab.HostAddr)
+	}
+	both := []string{"iptables-legacy", "ip6tables-legacy"}
+	accepts := func(n int) func() bool {
+		return func() bool {
+			for _, program := range both {
+				if strings.Count(run(program, "-S"), "of gantry-test") != n {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	each := func(args ...string) {
+		for _, program := range both {
+			run(program, args...)
+		}
+	}
+	// Who drops nothing is left alone.
+	works()
+	if !accepts(0)() {
+		t.Fatal("accepts where nothing is dropped")
+	}
+	// What comes after our networks is seen, too.
+	each("-P", "FORWARD", "DROP")
+	eventually(t, "an accept in the legacy tables", accepts(6))
+	works()
+	each("-F")
+	eventually(t, "the accept's return", accepts(6))
+	works()
+	must(t, s.table.AddNetwork(Network{Bridge: "br9"}))
+	if !accepts(8)() {
+		t.Error(run(both[0], "-S"))
+	}
+	must(t, s.table.RemoveNetwork("br9"))
+	if !accepts(6)() {
+		t.Error(run(both[0], "-S"))
+	}
+	// It is taken back when it is not needed any more, and at the end.
+	each("-P", "FORWARD", "ACCEPT")
+	eventually(t, "the accept's end", accepts(0))
+	each("-A", "FORWARD", "-j", "REJECT")
+	eventually(t, "an accept before the reject", accepts(6))
+	works()
+	for _, br := range []string{"br0", "br1", "br2"} {
+		must(t, s.table.RemoveNetwork(br))
+	}
+	for _, program := range both {
+		if left := run(program + "-save"); strings.Contains(left, "gantry") || strings.Contains(left, "br0") || !strings.Contains(left, "REJECT") {
+			t.Errorf("something of ours is left, or something of others is not:\n%s", left)
+		}
+	}
+}
+
+// TestLegacyCommand is what iptables-legacy-restore gets to read.
+func TestLegacyCommand(t *testing.T) {
+	t.Parallel()
+	table := &Table{mine: "of gantry", nets: map[string]Network{"gantry0": {}, "br+": {}, "br \"x": {}}}
+	for _, c := range []struct {
+		chain xtables.Chain
+		want  string
+	}{
+		{xtables.Chain{}, ""},
+		{xtables.Chain{Drops: true}, `*filter
+-I FORWARD -i gantry0 -m comment --comment "from gantry0 of gantry" -j ACCEPT
+-I FORWARD -o gantry0 -m comment --comment "to gantry0 of gantry" -j ACCEPT
+COMMIT
+`},
+		{xtables.Chain{Refuses: true, Comments: []string{"to gantry0 of gantry", "to gantry0 of gantry", "from gantry0 of gantry-2", "from old1 of gantry", "from a;b of gantry"}}, `*filter
+-D FORWARD -o gantry0 -m comment --comment "to gantry0 of gantry" -j ACCEPT
+-D FORWARD -i old1 -m comment --comment "from old1 of gantry" -j ACCEPT
+-I FORWARD -i gantry0 -m comment --comment "from gantry0 of gantry" -j ACCEPT
+COMMIT
+`},
+		{xtables.Chain{Drops: true, Comments: []string{"to gantry0 of gantry", "from gantry0 of gantry"}}, ""},
+	} {
+		if got := table.legacyScript(&c.chain); got != c.want {
+			t.Errorf("%+v:\n%s\nwant\n%s", c.chain, got, c.want)
+		}
 	}
 }
 
