@@ -179,6 +179,7 @@ func (s *Service) readJoined() error {
 // where a flush or a crash took it.
 func (s *Service) Keep(pid func(id string) int) error {
 	s.mu.Lock()
+	s.kept = true
 	var over []string
 	var rules []firewall.Network
 	var ports []firewall.Port

@@ -100,6 +100,29 @@ func (s *Service) unmake(n *network) {
 	n.index = 0
 }
 
+// retire takes away what stands for networks on the host, unless somebody is connected or the user has rules of his own in our table,
+// which would go with it. It is all made again when a container needs it.
+func (s *Service) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.kept || len(s.joined) > 0 || s.table.Users() {
+		return
+	}
+	if err := s.table.Set(nil, nil); err != nil {
+		s.Log.Warn("removing the firewall rules failed", "err", err)
+	}
+	for _, n := range s.nets {
+		n.making.Lock()
+		if n.Driver == "bridge" && !n.Foreign && !(n.Name == Bridge && s.Options.Foreign) {
+			if err := s.Options.Host.Links().Delete(n.BridgeName); err != nil {
+				s.Log.Warn("removing a bridge failed", "network", n.Name, "err", err)
+			}
+		}
+		n.index = 0
+		n.making.Unlock()
+	}
+}
+
 // sysctls sets what a bridge needs. The calling thread is in the host's namespace.
 func (s *Service) sysctls(n *network) error {
 	// Published ports on 127.0.0.1: packets with such addresses may pass the bridge. The firewall lets none in from elsewhere.

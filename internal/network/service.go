@@ -54,6 +54,7 @@ type Options struct {
 
 	Table   string       // of nf_tables
 	Bridge  string       // the interface of the default network; "none": there is none
+	Foreign bool         // the user chose Bridge, which stays when the engine ends
 	BIP     netip.Prefix // its address and subnet; invalid: from the pools
 	Pools   []ipam.Pool  // of IPv4 subnets; nil are Docker's
 	ULA     [5]byte      // what makes this host's IPv6 subnets its own
@@ -72,6 +73,7 @@ type Service struct {
 	work  sync.WaitGroup
 
 	mu     sync.Mutex
+	kept   bool // Keep has been told who runs
 	nets   map[string]*network
 	names  map[string]string // → ID
 	joined map[string]*joined
@@ -121,9 +123,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 }
 
 // Close ends the service's own work. Containers stay connected, their ports published and held, and their names answered:
-// the relay goes on, unless it holds nothing.
+// the relay goes on, unless it holds nothing. Where no container is connected nothing is left on the host.
 func (s *Service) Close() {
 	s.work.Wait()
+	s.retire()
 	s.relay.Close()
 	s.table.Close()
 	s.ports.Close()
