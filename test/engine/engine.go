@@ -30,6 +30,7 @@ type Engine struct {
 	Program string
 
 	netns   *netns.Namespace // a host network of its own: a gantry's is for all its runs
+	given   bool             // netns is somebody else's
 	beside  *Engine          // whose network it is in
 	args    []string
 	guarded bool
@@ -99,6 +100,16 @@ func DockerBeside(root string, other *Engine, flags ...string) *Engine {
 	return e
 }
 
+// Within has the engine use a host network that the test has made, and will make an end of. It is said before the first start.
+func (e *Engine) Within(host *netns.Namespace) *Engine {
+	if e.Name == "docker" {
+		// As the host has it: dockerd drops what is forwarded only where it has turned on forwarding itself.
+		e.args = append([]string{"--mount"}, e.args[slices.Index(e.args, "dockerd"):]...)
+	}
+	e.netns, e.given = host, true
+	return e
+}
+
 // Start starts the engine and returns when it answers. env is added to its environment.
 func (e *Engine) Start(env ...string) error {
 	if err := os.MkdirAll(e.Root, 0o711); err != nil {
@@ -126,7 +137,9 @@ func (e *Engine) Start(env ...string) error {
 		start = func() error { return e.netns.Do(e.cmd.Start) }
 	}
 	if e.beside != nil {
-		e.netns = e.beside.netns
+		e.netns, e.given = e.beside.netns, true
+	}
+	if e.given {
 		start = func() error { return e.netns.Do(e.cmd.Start) }
 	}
 	if err := start(); err != nil {
@@ -175,7 +188,7 @@ func (e *Engine) Ping() error {
 
 // learnNetwork opens the network namespace that a dockerd has made for itself.
 func (e *Engine) learnNetwork() (err error) {
-	if e.Name != "docker" || os.Getuid() != 0 || e.beside != nil {
+	if e.Name != "docker" || os.Getuid() != 0 || e.given {
 		return nil
 	}
 	if e.netns != nil {
