@@ -34,10 +34,11 @@ type subject struct {
 	finish  func() // ends what prepare started; may be nil
 	disk    bool   // on a file system made for it: see mountDisk
 	rows    []row
+	after   func(*pair) string // what is to stand below the rows; may be nil
 }
 
 // subjects, in the report's order.
-var subjects = []subject{containers, files, networks, ports, registries, builds}
+var subjects = []subject{containers, files, networks, ports, registries, registryServers, builds}
 
 // pair is the two engines side by side, each with a network namespace and folders of its own.
 type pair struct {
@@ -208,6 +209,11 @@ func (s subject) measure(n int) (string, error) {
 		line := r.report(samples[p.ours], samples[p.theirs])
 		fmt.Print(line)
 		section += line
+	}
+	if s.after != nil {
+		text := s.after(p)
+		fmt.Print(text)
+		section += text
 	}
 	return section, nil
 }

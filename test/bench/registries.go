@@ -20,9 +20,11 @@ import (
 	"gantry/test/engine"
 )
 
-// registries is images on their way: from and to a registry beside the engine, Debian's for both. The last rows
-// compare the two registries, asked by the same client.
+// registries is images on their way: from and to a registry beside the engine, Debian's for both.
 var registries = newRegistries()
+
+// registryServers compares the two registries, asked by the same client.
+var registryServers = newRegistryServers()
 
 const (
 	pullHost, pushHost, servedHost = "127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002"
@@ -36,25 +38,44 @@ type registriesBench struct {
 	small   []digest.Digest
 	blob    []byte        // a large one
 	large   digest.Digest // of the one that is there
+	next    digest.Digest // of the one that is put next
+	bare    string        // the address of one who sends the large one without HTTP
+	peak    map[*engine.Engine]int64
 }
 
 func newRegistries() subject {
-	b := &registriesBench{running: map[string]*exec.Cmd{}}
+	b := &registriesBench{running: map[string]*exec.Cmd{}, peak: map[*engine.Engine]int64{}}
 	return subject{
-		title: "Registries",
-		about: "An image of 460 MB in seven layers (1.5 GB of this machine's files, gzip), a Debian `docker-registry` on the engine's loopback; " +
-			"in rows that begin with *registry* it is `gantry registry serve` against Debian's, asked by the same client.",
+		title:   "Registries",
+		about:   "An image of 460 MB in seven layers (1.5 GB of this machine's files, gzip), a Debian `docker-registry` on the engine's loopback.",
 		n:       5,
 		disk:    true,
 		prepare: b.prepare,
 		finish:  b.finish,
 		rows: []row{
-			{name: "pull", wall: 0.4, cpu: 0.5, args: words("pull -q " + pulled), clean: b.forget},
+			{name: "pull", wall: 0.4, cpu: 0.5, setup: b.watchMemory, args: words("pull -q " + pulled), clean: b.forget},
 			{name: "push to an empty registry", wall: 0.5, setup: b.emptyRegistry, args: words("push -q " + pushed), clean: b.forgetPushed},
-			{name: "registry: get 5,000 small blobs", wall: 0.5, do: b.getSmall},
-			{name: "registry: put 500 small blobs", wall: 0.5, do: b.putSmall},
-			{name: "registry: get a blob of 256 MB", wall: 1, do: b.getLarge},
-			{name: "registry: put a blob of 256 MB", wall: 1, do: b.putLarge},
+		},
+		after: b.memory,
+	}
+}
+
+func newRegistryServers() subject {
+	b := &registriesBench{running: map[string]*exec.Cmd{}}
+	return subject{
+		title: "Registry servers",
+		about: "`gantry registry serve` against Debian's `docker-registry`, asked by the same client. In the row \"against a bare connection\" " +
+			"the other side is a program that does nothing but send the same file by sendfile(2).",
+		n:       5,
+		disk:    true,
+		prepare: b.prepareServers,
+		finish:  b.finish,
+		rows: []row{
+			{name: "get 5,000 small blobs", wall: 0.5, do: b.getSmall},
+			{name: "put 500 small blobs", wall: 0.5, do: b.putSmall},
+			{name: "get a blob of 256 MB", wall: 1.1, do: b.getLarge},
+			{name: "get a blob of 256 MB, against a bare connection", wall: 1.1, do: b.getBare},
+			{name: "put a blob of 256 MB", wall: 1, setup: b.another, do: b.putLarge},
 		},
 	}
 }
@@ -75,6 +96,10 @@ func (b *registriesBench) prepare(p *pair) error {
 			}
 		}
 	}
+	return nil
+}
+
+func (b *registriesBench) prepareServers(p *pair) error {
 	if err := b.start(p.ours, servedHost, exec.Command(p.ours.Program, "registry", "serve", "-l", servedHost, "-d", filepath.Join(p.dir, "ours"))); err != nil {
 		return err
 	}
@@ -97,7 +122,34 @@ func (b *registriesBench) prepare(p *pair) error {
 			return err
 		}
 	}
-	return nil
+	file := filepath.Join(p.dir, "bare")
+	if err := os.WriteFile(file, b.blob, 0o600); err != nil {
+		return err
+	}
+	return p.ours.Inside(func() error {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		b.bare = l.Addr().String()
+		go sendToAll(l, file)
+		return nil
+	})
+}
+
+// sendToAll sends a file to everyone who connects.
+func sendToAll(l net.Listener, file string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if f, err := os.Open(file); err == nil {
+			io.Copy(c, f)
+			f.Close()
+		}
+		c.Close()
+	}
 }
 
 func (b *registriesBench) finish() {
@@ -158,9 +210,48 @@ func (b *registriesBench) stop(e *engine.Engine, addr string) {
 
 // forget removes what was pulled, and waits until nothing of it is being written or deleted any more.
 func (b *registriesBench) forget(p *pair, e *engine.Engine) error {
-	err := b.remove(p, e, pulled)
+	n, err := peakMemory(e.Pid())
+	if err != nil {
+		return err
+	}
+	b.peak[e] = max(b.peak[e], n)
+	err = b.remove(p, e, pulled)
 	exec.Command("sync").Run()
 	return err
+}
+
+// watchMemory makes the kernel count the peak of the daemon's memory anew.
+func (b *registriesBench) watchMemory(_ *pair, e *engine.Engine) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", e.Pid()), []byte("5"), 0)
+}
+
+// memory tells of the pulls what the rows do not.
+func (b *registriesBench) memory(p *pair) string {
+	text := ""
+	for _, e := range p.both() {
+		n := b.peak[e]
+		if n == 0 {
+			continue
+		}
+		text += fmt.Sprintf("\nThe most memory that the %s daemon had resident during a pull: %d MB", e.Name, n/1e6)
+		if e.Name == "gantry" {
+			text += " (goal: below 150 MB)"
+		}
+		text += ".\n"
+	}
+	return text
+}
+
+// peakMemory is the most memory, in bytes, that a process has had resident, its program included.
+func peakMemory(pid int) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(data), "VmHWM:")
+	var kib int64
+	_, err = fmt.Sscan(rest, &kib)
+	return kib << 10, err
 }
 
 func (b *registriesBench) emptyRegistry(p *pair, e *engine.Engine) error {
@@ -169,18 +260,21 @@ func (b *registriesBench) emptyRegistry(p *pair, e *engine.Engine) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"pull", "-q", pulled}, {"tag", pulled, pushed}} {
-		if err := p.do(e, args...); err != nil {
+	if engine.Run(p.command(e, "inspect", pulled)).Code != 0 {
+		if err := p.do(e, "pull", "-q", pulled); err != nil {
 			return err
 		}
+	}
+	if err := p.do(e, "tag", pulled, pushed); err != nil {
+		return err
 	}
 	exec.Command("sync").Run()
 	return b.debian(e, pushHost, dir)
 }
 
-// forgetPushed makes the engine forget where it has pushed to, too.
+// forgetPushed removes the name alone: that an engine knows where it has pushed to spares it nothing with a registry that is empty.
 func (b *registriesBench) forgetPushed(p *pair, e *engine.Engine) error {
-	if err := b.remove(p, e, pushed, pulled); err != nil {
+	if err := b.remove(p, e, pushed); err != nil {
 		return err
 	}
 	exec.Command("sync").Run()
@@ -239,12 +333,52 @@ func (b *registriesBench) getLarge(_ *pair, e *engine.Engine) error {
 	return get(c, b.large, int64(len(b.blob)))
 }
 
+func (b *registriesBench) getBare(p *pair, e *engine.Engine) error {
+	if e == p.ours {
+		return b.getLarge(p, e)
+	}
+	var c net.Conn
+	err := p.ours.Inside(func() (err error) {
+		c, err = net.Dial("tcp", b.bare)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	n, err := drain(c)
+	if err == nil && n != int64(len(b.blob)) {
+		err = fmt.Errorf("%d bytes came", n)
+	}
+	return err
+}
+
+// another makes the large blob one that no registry has.
+func (b *registriesBench) another(*pair, *engine.Engine) error {
+	b.blob[rand.IntN(len(b.blob))]++
+	b.next = digest.FromBytes(b.blob)
+	return nil
+}
+
 func (b *registriesBench) putLarge(_ *pair, e *engine.Engine) error {
 	c := client(e)
 	defer c.CloseIdleConnections()
-	data := b.blob
-	data[rand.IntN(len(data))]++ // another blob each time
-	return put(c, digest.FromBytes(data), data)
+	return put(c, b.next, b.blob)
+}
+
+// drain reads to the end, in pieces large enough not to be what is measured.
+func drain(r io.Reader) (n int64, err error) {
+	buf := make([]byte, 256<<10)
+	for {
+		m, err := r.Read(buf)
+		n += int64(m)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 const servedRepo = "http://" + servedHost + "/v2/bench/blobs/blobs/"
@@ -255,7 +389,7 @@ func get(c *http.Client, d digest.Digest, size int64) error {
 		return err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, resp.Body)
+	n, err := drain(resp.Body)
 	if err == nil && (resp.StatusCode != http.StatusOK || n != size) {
 		err = fmt.Errorf("blob %s: %s, %d bytes", d, resp.Status, n)
 	}
