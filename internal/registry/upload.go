@@ -442,12 +442,14 @@ func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 		return err
 	}
 	src := s.body(w, r)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	h := newHasher(u.hash)
+	defer h.close()
 	for {
-		n, rerr := src.Read(*buf)
+		buf := h.buffer()
+		n, rerr := src.Read(buf)
 		if int64(n) > limit {
 			// More than was announced, or than fits: none of this request counts.
+			h.close()
 			if err := u.stage.Truncate(start); err != nil {
 				return err
 			}
@@ -459,8 +461,8 @@ func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 		}
 		limit -= int64(n)
 		if n > 0 {
-			m, err := u.stage.Write((*buf)[:n])
-			u.hash.Write((*buf)[:m])
+			m, err := u.stage.Write(buf[:n])
+			h.write(buf[:m])
 			u.hashed += int64(m)
 			s.metrics.received.Add(int64(m))
 			if err != nil {
