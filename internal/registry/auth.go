@@ -346,11 +346,16 @@ func (s *Server) token(w *response, r *http.Request) error {
 	for _, scope := range q["scope"] {
 		for one := range strings.FieldsSeq(scope) {
 			repo, acts, ok := parseScope(one)
-			if !ok {
-				continue // "registry:catalog:*" and such: decided at the request
+			names := one == catalogScope || one == "registry:catalog:search" // the latter is Docker's search
+			if !ok && !names {
+				continue
 			}
 			if len(c.Access) >= 32 {
 				return fail(http.StatusBadRequest, "UNSUPPORTED", "too many scopes")
+			}
+			if names { // which ones is decided at the request
+				c.Access = append(c.Access, access{Type: "registry", Name: "catalog", Actions: []string{"*"}})
+				continue
 			}
 			rights := a.rights(user, repo)
 			got := []string{}

@@ -120,6 +120,10 @@ func TestRulesByPassword(t *testing.T) {
 			if err := json.Unmarshal(r.do("GET", "/v2/_catalog", nil).want(t, 200).body, &c); err != nil || len(c.Repositories) != len(may) {
 				t.Errorf("%s sees %v in the catalog", user, c.Repositories)
 			}
+			var found struct{ Results []struct{ Name string } }
+			if err := json.Unmarshal(r.do("GET", "/v1/search?q=x", nil).want(t, 200).body, &found); err != nil || len(found.Results) != len(may) {
+				t.Errorf("%s finds %v", user, found.Results)
+			}
 			r.do("POST", "/_gantry/collect", nil).want(t, denied)
 		}
 		r.auth = basic("alice")
@@ -174,6 +178,22 @@ func TestTokens(t *testing.T) {
 	as("bob", "GET", "/v2/other/manifests/v1").wantCode(t, 403, "DENIED")
 	as("bob", "POST", "/v2/bob/new/blobs/uploads/").want(t, 202)
 
+	// A token for one repository tells nothing of the others; one for the names tells what its user may read.
+	for user, want := range map[string]string{"bob": "public/x", "alice": "other public/x"} {
+		as(user, "POST", "/v2/"+user+"/new/blobs/uploads/").want(t, 202)
+		r.do("GET", "/v1/search?q=x", nil).want(t, 401)
+		a := r.do("GET", "/v2/_catalog", nil).want(t, 401)
+		if !strings.Contains(a.Header.Get("WWW-Authenticate"), `scope="registry:catalog:*"`) {
+			t.Error(a.Header)
+		}
+		r.auth = r.login(user, a)
+		var c struct{ Repositories []string }
+		if err := json.Unmarshal(r.do("GET", "/v2/_catalog", nil).want(t, 200).body, &c); err != nil || strings.Join(c.Repositories, " ") != want {
+			t.Errorf("%s sees %v: %v", user, c.Repositories, err)
+		}
+		r.do("GET", "/v2/other/manifests/v1", nil).want(t, map[string]int{"bob": 403, "alice": 401}[user])
+	}
+
 	// A token is for what it was asked for.
 	as("alice", "GET", "/v2/other/manifests/v1").want(t, 200)
 	if a := r.do("POST", "/v2/other/blobs/uploads/", nil).want(t, 401); !strings.Contains(a.Header.Get("WWW-Authenticate"), `scope="repository:other:pull,push",error="insufficient_scope"`) {
@@ -216,6 +236,21 @@ func TestTokens(t *testing.T) {
 	post(form).wantCode(t, 401, "UNAUTHORIZED")
 	form.Set("grant_type", "refresh_token")
 	post(form).want(t, 405)
+}
+
+// TestNamesAreNotForEveryone asks without a password where there is nothing for anybody: it is asked for, since some
+// clients send none unasked.
+func TestNamesAreNotForEveryone(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"basic", "token"} {
+		r := start(t, registry.Config{Auth: registry.Auth{Htpasswd: htpasswdFile(t, "alice"), Mode: mode}})
+		r.auth = basic("alice")
+		r.pushImage("x", "v1", 1, nil)
+		r.do("GET", "/v2/_catalog", nil).want(t, 200)
+		r.auth = ""
+		r.do("GET", "/v2/_catalog", nil).wantCode(t, 401, "UNAUTHORIZED")
+		r.do("GET", "/v1/search?q=x", nil).wantCode(t, 401, "UNAUTHORIZED")
+	}
 }
 
 func TestTokenEnds(t *testing.T) {

@@ -90,7 +90,10 @@ func (s *Server) tagNames(ctx context.Context, repo string) ([]string, error) {
 // catalog answers distribution's /v2/_catalog, which the course's lessons ask for by curl: the repositories that the
 // client may read.
 func (s *Server) catalog(w *response, r *http.Request, who identity) error {
-	names := slices.DeleteFunc(s.repos.names(), func(name string) bool { return !s.authority().may(who, name, actionPull) })
+	names, err := s.visible(w, r, who)
+	if err != nil {
+		return err
+	}
 	page, n, more, err := pageOf(names, r.URL.Query())
 	if err != nil {
 		return err
@@ -99,6 +102,21 @@ func (s *Server) catalog(w *response, r *http.Request, who identity) error {
 		s.link2next(w, "/v2/_catalog", page[len(page)-1], n)
 	}
 	return writeJSON(w, "application/json", map[string][]string{"repositories": append([]string{}, page...)})
+}
+
+// visible lists the repositories that the client may read. A token must have been asked for with the catalog's scope: one
+// for a single repository may lie with somebody who is not to know of the others. Who may read nothing without logging in
+// is asked to, for some clients send no password unasked.
+func (s *Server) visible(w *response, r *http.Request, who identity) ([]string, error) {
+	a := s.authority()
+	if who.token != nil && !who.token.catalog() {
+		return nil, a.challenge(w, r, catalogScope, "the token is not for this")
+	}
+	names := slices.DeleteFunc(s.repos.names(), func(name string) bool { return !a.may(who, name, actionPull) })
+	if len(names) == 0 && !a.off && who == (identity{}) {
+		return nil, a.challenge(w, r, catalogScope, "")
+	}
+	return names, nil
 }
 
 // putReferrer adds entry to the list of what refers to subject.

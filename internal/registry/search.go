@@ -28,9 +28,11 @@ func (s *Server) search(w *response, r *http.Request, who identity) error {
 	}
 	// "library/" is how Docker's clients spell a name without a user.
 	term = strings.TrimPrefix(term, "library/")
-	names := slices.DeleteFunc(s.repos.names(), func(name string) bool {
-		return !strings.Contains(name, term) || !s.authority().may(who, name, actionPull)
-	})
+	names, err := s.visible(w, r, who)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !strings.Contains(name, term) })
 	// What begins with the term first, the exact name before it.
 	rank := func(name string) int {
 		switch {

@@ -45,6 +45,14 @@ func (c *claims) allows(repo string, act action) bool {
 	return got&act == act
 }
 
+// catalogScope is what a token for the names of all repositories is asked for with, as distribution has it.
+const catalogScope = "registry:catalog:*"
+
+// catalog reports whether the token is good for the names of all repositories that its user may read.
+func (c *claims) catalog() bool {
+	return slices.ContainsFunc(c.Access, func(a access) bool { return a.Type == "registry" && a.Name == "catalog" })
+}
+
 var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"EdDSA","typ":"JWT"}`))
 
 // signToken makes a JWT (RFC 7519, RFC 8037).
@@ -81,7 +89,7 @@ func verifyToken(key ed25519.PublicKey, s string, now time.Time) (*claims, error
 		return nil, errToken
 	}
 	if c.Issuer != tokenIssuer || now.Unix() < c.NotBefore || now.Unix() >= c.Expires ||
-		slices.ContainsFunc(c.Access, func(a access) bool { return a.Type != "repository" }) {
+		slices.ContainsFunc(c.Access, func(a access) bool { return a.Type != "repository" && a.Type != "registry" }) {
 		return nil, errToken
 	}
 	return &c, nil
