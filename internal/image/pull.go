@@ -162,7 +162,7 @@ func (p *pull) fetch(ctx context.Context, ref reference.Named) error {
 		from = " (mirror " + top.Mirror + ")"
 	}
 	p.say(what, "Pulling from "+reference.Path(ref)+from)
-	if top.Quota != "" && strings.HasPrefix(top.Quota, "0 ") {
+	if top.Quota != "" {
 		p.say("", "Rate limit of "+p.repo.Host()+": "+top.Quota)
 	}
 	path, err := p.choose(ctx, ref, top)
@@ -691,11 +691,13 @@ func (s *Service) loadPulls(now time.Time) error {
 // the reasons apart.
 func (p *pull) explain(ctx context.Context, ref reference.Named, err error) error {
 	refused := remote.As(err)
-	if refused == nil {
+	if refused == nil && !errors.Is(err, remote.ErrNoCredentials) {
 		return err
 	}
 	familiar := reference.FamiliarString(ref)
 	switch {
+	case refused == nil || refused.Status == http.StatusUnauthorized:
+		return errs.KindOf(err).Errorf("%w\nthe registry %s wants to know who you are: docker login %[2]s", err, p.repo.Host())
 	case refused.Code == remote.CodeDenied || refused.Status == http.StatusForbidden:
 		return errs.NotFound.Errorf("pull access denied for %s, repository does not exist or may require 'docker login': %w", reference.FamiliarName(ref), err)
 	case refused.Code == remote.CodeNameUnknown:
@@ -716,6 +718,8 @@ func (p *pull) tellTags(ctx context.Context, ref reference.Named) string {
 	defer cancel()
 	tags, err := p.repo.Tags(ctx)
 	switch refused := remote.As(err); {
+	case refused != nil && refused.Status == http.StatusNotFound && refused.Code == "":
+		return fmt.Sprintf("\nwhat answers at %s is no registry: are that its name and its port?", p.repo.Host())
 	case refused != nil && refused.Status == http.StatusNotFound || err == nil && len(tags) == 0:
 		return fmt.Sprintf("\nthe registry %s has no repository %s", p.repo.Host(), reference.Path(ref))
 	case err != nil:

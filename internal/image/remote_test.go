@@ -580,6 +580,15 @@ func TestWhatPassesIsWaitedFor(t *testing.T) {
 	if !errs.Unavailable.Is(err) || !strings.Contains(err.Error(), "toomanyrequests: You have reached your pull rate limit. (0 of 100 pulls left in 6h0m0s)") {
 		t.Errorf("got %v", err)
 	}
+	h.breaking(func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		w.Header().Set("Ratelimit-Limit", "100;w=21600")
+		w.Header().Set("Ratelimit-Remaining", "76;w=21600")
+		return false
+	})
+	var l lines
+	if err := s.Pull(t.Context(), h.host+"/app:1", PullOptions{}, l.add); err != nil || !l.has("Rate limit of "+h.host+": 76 of 100 pulls left in 6h0m0s") {
+		t.Errorf("%v: %q", err, l.all)
+	}
 }
 
 func TestHostileRegistriesAreRefused(t *testing.T) {

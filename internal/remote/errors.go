@@ -177,6 +177,9 @@ func explainNet(err error, host string, p Patience) error {
 		line = fmt.Sprintf("The certificate of %s is for other names: use one of them, or have it made for this one", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		line = fmt.Sprintf("Nothing listens at %s: is the registry running, and is that its port?", host)
+		if other := listening(host); other != "" {
+			line = fmt.Sprintf("Nothing listens at %s, but at %s: write %[2]s/NAME", host, other)
+		}
 	case errors.As(err, &dns) && dns.IsNotFound:
 		line = fmt.Sprintf("There is no host %s: check the spelling, and this machine's DNS", dns.Name)
 	}
@@ -184,6 +187,23 @@ func explainNet(err error, host string, p Patience) error {
 		err = &hint{err, line}
 	}
 	return errs.Unavailable.Wrap(err)
+}
+
+// listening looks for who else listens on a host, at the ports that registries have.
+func listening(hostport string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]")
+	}
+	for _, port := range []string{"5000", "443"} {
+		if other := net.JoinHostPort(host, port); other != hostport {
+			if c, err := net.DialTimeout("tcp", other, 300*time.Millisecond); err == nil {
+				c.Close()
+				return other
+			}
+		}
+	}
+	return ""
 }
 
 // lasting reports whether trying again at once can't help.

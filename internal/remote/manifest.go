@@ -230,7 +230,7 @@ func (r *Repository) Search(ctx context.Context, term string, limit int) ([]Resu
 		u.Host = "index.docker.io"
 	}
 	u.RawQuery = url.Values{"q": {term}, "n": {strconv.Itoa(limit)}}.Encode()
-	resp, err := r.do(ctx, e, request{method: "GET", url: &u})
+	resp, err := r.do(ctx, e, request{method: "GET", url: &u, scopes: []string{"registry:catalog:search"}})
 	if refused := As(err); refused != nil && refused.Status != http.StatusUnauthorized {
 		return nil, errs.Unavailable.Errorf("Unexpected status code %d\n%s can't be searched", refused.Status, u.Host) //nolint:staticcheck // Docker's words
 	}

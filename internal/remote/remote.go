@@ -76,6 +76,7 @@ type Client struct {
 	transports map[string]*http.Transport // by what they are made of
 	schemes    map[string]string          // what a host was found to speak, when it had the choice
 	dead       map[string]time.Time       // base URL → when to try again
+	failed     map[string]int             // base URL → how often in a row it was dead
 	challenges map[string][]challenge     // base URL → what it last asked for
 	tokens     map[tokenKey]token
 }
@@ -90,7 +91,7 @@ func New(o Options) *Client {
 		o.Segment = defaultSegment
 	}
 	return &Client{
-		o: o, transports: map[string]*http.Transport{}, schemes: map[string]string{}, dead: map[string]time.Time{},
+		o: o, transports: map[string]*http.Transport{}, schemes: map[string]string{}, dead: map[string]time.Time{}, failed: map[string]int{},
 		challenges: map[string][]challenge{}, tokens: map[tokenKey]token{},
 	}
 }
@@ -107,6 +108,7 @@ func (c *Client) Configure(cfg Config) error {
 	c.cfg = s
 	clear(c.schemes)
 	clear(c.dead)
+	clear(c.failed)
 	return nil
 }
 
@@ -179,13 +181,37 @@ func (r *Repository) Host() string { return reference.Domain(r.name) }
 // registry is the endpoint that is not a mirror.
 func (r *Repository) registry() *endpoint { return r.endpoints[len(r.endpoints)-1] }
 
-// deadFor is how long a mirror that could not be reached is left alone.
-const deadFor = time.Minute
+// deadFor is how long a mirror that could not be reached is left alone; if it can't be reached again, one time longer, up to
+// deadTimes as long.
+const (
+	deadFor   = time.Minute
+	deadTimes = 10
+)
 
 func (c *Client) bury(e *endpoint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dead[e.base.String()] = time.Now().Add(deadFor)
+	base := e.base.String()
+	c.failed[base] = min(c.failed[base]+1, deadTimes)
+	c.dead[base] = time.Now().Add(time.Duration(c.failed[base]) * deadFor)
+}
+
+func (c *Client) answered(e *endpoint) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.failed, e.base.String())
+}
+
+// byHealth is the endpoints in the order of reading: mirrors as they are configured, but after those that answered when last
+// asked the others; the registry itself at the end.
+func (r *Repository) byHealth() []*endpoint {
+	all := slices.Clone(r.endpoints)
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	if len(r.c.failed) > 0 {
+		slices.SortStableFunc(all[:len(all)-1], func(a, b *endpoint) int { return r.c.failed[a.base.String()] - r.c.failed[b.base.String()] })
+	}
+	return all
 }
 
 func (c *Client) isDead(e *endpoint) bool {
@@ -198,7 +224,7 @@ func (c *Client) isDead(e *endpoint) bool {
 // reading calls f with each endpoint that may have what is read, until one has it. Mirrors are tried first, those
 // that did not answer lately not at all; what the registry itself says counts.
 func (r *Repository) reading(resolve bool, f func(e *endpoint) error) error {
-	for _, e := range r.endpoints {
+	for _, e := range r.byHealth() {
 		if !e.mirror {
 			return f(e)
 		}
@@ -206,11 +232,16 @@ func (r *Repository) reading(resolve bool, f func(e *endpoint) error) error {
 			continue
 		}
 		err := f(e)
-		if err == nil || errs.Canceled.Is(err) {
+		if errs.Canceled.Is(err) {
 			return err
 		}
 		if errs.Unavailable.Is(err) {
 			r.c.bury(e)
+		} else {
+			r.c.answered(e)
+		}
+		if err == nil {
+			return nil
 		}
 		r.c.o.Log.Info("mirror did not have it", "mirror", e.base.Redacted(), "repository", r.name.Name(), "err", err)
 	}

@@ -265,7 +265,13 @@ func TestMirrors(t *testing.T) {
 	if _, ok := c.dead[dead.URL+"/v2"]; !ok {
 		t.Error("the dead one is not left alone")
 	}
+	clear(c.dead) // a minute later
 	c.mu.Unlock()
+	// What did not answer comes after what did, wherever it stands.
+	seen = nil
+	if m, err := repository(t, c, host(reg)+"/app", a).Manifest(t.Context(), "1"); err != nil || m.Mirror != full.URL || len(c.dead) != 0 || len(seen) != 2 {
+		t.Errorf("%v, from %q; the dead one is asked first again: %v %q", err, m.Mirror, c.dead, seen)
+	}
 	if err := c.Configure(Config{Mirrors: map[string][]string{"*": {empty.URL}}}); err != nil {
 		t.Fatal(err)
 	}

@@ -389,6 +389,16 @@ func TestARegistryThatSpeaksTheOtherScheme(t *testing.T) {
 	okOn(t, e, "tag", "busybox", addr+"/x")
 	okOn(t, e, "push", "--insecure", "-q", addr+"/x")
 	okOn(t, e, "pull", "--insecure", "-q", addr+"/x")
+
+	// The wrong port, and where the registry is instead.
+	const port = "127.0.0.1:5000"
+	startRegistry(t, e, port, "", func(string) *exec.Cmd {
+		return exec.Command(gantry.Program, "registry", "serve", "-l", port, "-d", t.TempDir())
+	})
+	r = must(t, e.CLI("pull", "127.0.0.1/x"))
+	if r.Code != 1 || !strings.Contains(r.Err, "connection refused\nNothing listens at 127.0.0.1, but at "+port+": write "+port+"/NAME") {
+		t.Error(r)
+	}
 }
 
 var registrySessions = []session{
