@@ -2,76 +2,13 @@
 package main
 
 import (
-	"os"
-	"runtime"
-	"runtime/debug"
-	"strconv"
-
-	"golang.org/x/sys/unix"
-
-	"gantry/internal/runtime/fork"
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/supervisor/server"
 )
 
 func main() {
-	// It idles with a small heap beside up to hundreds of containers: memory counts, and two threads of Go suffice.
-	debug.SetGCPercent(25)
-	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
-	conf := server.Config{Init: 3, Ready: 4, State: -1}
-	check := false
-	// Not package flag: it would bring fmt's and reflect's weight for five words that only the engine says.
-	args := os.Args[1:]
-	for len(args) > 0 {
-		name := args[0]
-		args = args[1:]
-		if name == "-check" {
-			check = true
-			continue
-		}
-		if len(args) == 0 {
-			fail(conf.Ready, "value missing for "+name)
-		}
-		value := args[0]
-		args = args[1:]
-		n, err := strconv.Atoi(value)
-		switch name {
-		case "-exec-root":
-			conf.ExecRoot, err = value, nil
-		case "-build":
-			conf.Build, err = value, nil
-		case "-init":
-			conf.Init = n
-		case "-ready":
-			conf.Ready = n
-		case "-state":
-			conf.State = n
-		} // others are a later version's, which knows that this one may be asked
-		if err != nil {
-			fail(conf.Ready, name+": "+err.Error())
-		}
-	}
-	if check {
-		if server.Check(conf.State) != nil {
-			os.Exit(1)
-		}
-		return
-	}
-	if conf.State < 0 {
-		fork.CloseInherited(conf.Init, conf.Ready)
-	}
-	if conf.Ready >= 0 {
-		unix.CloseOnExec(conf.Ready)
-	}
-	unix.CloseOnExec(conf.Init)
-	if err := server.Run(conf); !server.Taken(err) {
-		fail(conf.Ready, err.Error())
-	}
-}
-
-func fail(ready int, text string) {
-	if ready >= 0 {
-		unix.Write(ready, []byte(text))
-	}
-	os.Stderr.WriteString("supervisor: " + text + "\n")
-	os.Exit(1)
+	init := 4
+	component.Main("supervisor", map[string]*int{server.InitFlag: &init}, server.Check, func(c component.Conf) error {
+		return server.Run(server.Config{Conf: c, Init: init})
+	})
 }

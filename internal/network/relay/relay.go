@@ -326,11 +326,9 @@ func (k *Keeper) tell(c *client, t *task) error {
 
 // connect finds or starts a relay and gives it all that is wanted, and nothing else.
 func (k *Keeper) connect() (*client, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), deadline)
-	defer cancel()
 	c, err := dial(k.opts.Dir)
 	if errors.Is(err, errGone) {
-		if err = start(ctx, &k.opts); err == nil {
+		if err = start(&k.opts, time.Now().Add(deadline)); err == nil {
 			c, err = dial(k.opts.Dir)
 		}
 	}

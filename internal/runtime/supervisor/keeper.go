@@ -198,7 +198,11 @@ func (k *Keeper) run(watch <-chan Exit, out chan<- Exit) {
 func (k *Keeper) connect(ctx context.Context) (<-chan Exit, error) {
 	c, err := Dial(k.opts.ExecRoot)
 	if errors.Is(err, ErrGone) {
-		if err = Start(ctx, k.opts); err == nil {
+		until, ok := ctx.Deadline()
+		if !ok {
+			until = time.Now().Add(30 * time.Second)
+		}
+		if err = start(&k.opts, until); err == nil {
 			c, err = Dial(k.opts.ExecRoot)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +55,7 @@ func (s *Server) serve(c *message.Conn) {
 func (s *Server) handle(req *protocol.Request, fds []int) (reply *protocol.Reply, out []int) {
 	reply = new(protocol.Reply)
 	if req.Op != protocol.OpHello && req.Version != protocol.Version && req.Version != protocol.Version-1 {
-		reply.Error = "protocol version " + itoa(req.Version) + " is not known, only " + itoa(protocol.Version) + " and the one before"
+		reply.Error = "protocol version " + strconv.Itoa(req.Version) + " is not known, only " + strconv.Itoa(protocol.Version) + " and the one before"
 		return reply, nil
 	}
 	s.mu.Lock()
@@ -81,7 +82,7 @@ func (s *Server) handle(req *protocol.Request, fds []int) (reply *protocol.Reply
 		}
 	case protocol.OpQuit:
 		if len(s.boxes) > 0 {
-			err = errors.New("sockets of " + itoa(len(s.boxes)) + " sandboxes are held")
+			err = errors.New("sockets of " + strconv.Itoa(len(s.boxes)) + " sandboxes are held")
 		}
 	default:
 		err = errors.New("unknown operation " + req.Op)
@@ -182,7 +183,7 @@ func (s *Server) duplicates(id string, from int) (list []int, names []string, er
 	}
 	fds, all := b.sockets()
 	if from < 0 || from > len(fds) {
-		return nil, nil, errors.New("no socket " + itoa(from))
+		return nil, nil, errors.New("no socket " + strconv.Itoa(from))
 	}
 	end := min(len(fds), from+message.MaxFds)
 	for _, fd := range fds[from:end] {

@@ -11,10 +11,8 @@
 package server
 
 import (
-	"errors"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -25,19 +23,12 @@ import (
 	"gantry/internal/kernel/message"
 	"gantry/internal/network/dns"
 	"gantry/internal/network/relay/protocol"
+	"gantry/internal/runtime/component"
 )
-
-// Config says how to serve.
-type Config struct {
-	Dir   string // the exec-root
-	Build string
-	Ready int // fd to close when the socket listens, or to write to why it does not
-	State int // after an upgrade: the fd of what the program before left; else -1
-}
 
 // Server is the running relay.
 type Server struct {
-	conf     Config
+	conf     component.Conf
 	listener int
 	lock     int // of the file that says whose the socket is
 	forward  *dns.Forwarder
@@ -74,7 +65,7 @@ func (b *sandbox) port(p protocol.Port) int {
 }
 
 // Run serves until OpQuit, which ends the process; it returns only to say why it cannot serve.
-func Run(conf Config) error {
+func Run(conf component.Conf) error {
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no container process may look into this one
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("gantry-relay\x00")[0])), 0, 0, 0)
 	s := &Server{conf: conf, forward: dns.NewForwarder(), boxes: make(map[string]*sandbox), table: newTable(), streams: make(map[*stream]struct{})}
@@ -88,7 +79,7 @@ func Run(conf Config) error {
 	if conf.State >= 0 {
 		err = s.restore(conf.State)
 	} else {
-		err = s.listen()
+		s.listener, s.lock, err = component.Listen(conf.Dir, protocol.SocketName, protocol.LockName)
 	}
 	if err != nil {
 		return err
@@ -100,29 +91,6 @@ func Run(conf Config) error {
 	go s.poll.run()
 	go s.flow.run()
 	return s.accept()
-}
-
-// errTaken: another relay has this exec-root. That is no failure for who wanted one.
-var errTaken = errors.New("another relay runs")
-
-// Taken tells whether Run's error means that another relay serves the exec-root already.
-func Taken(err error) bool { return err == errTaken }
-
-// listen makes the socket. A lock on a file beside it says whose it is: one left by a relay that was killed is replaced.
-func (s *Server) listen() (err error) {
-	path := s.conf.Dir + "/" + protocol.LockName
-	if s.lock, err = unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600); err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	for unix.Flock(s.lock, unix.LOCK_EX|unix.LOCK_NB) != nil {
-		if c, err := message.Dial(s.conf.Dir, protocol.SocketName); err == nil {
-			c.Close()
-			return errTaken
-		}
-		time.Sleep(time.Millisecond) // one that was killed holds it until its last thread is gone; or it is just starting
-	}
-	s.listener, err = message.Listen(s.conf.Dir, protocol.SocketName)
-	return err
 }
 
 // accept serves connections until quit.
@@ -148,8 +116,7 @@ func (s *Server) accept() error {
 		case aerr != nil:
 			continue
 		}
-		// The socket's mode says the same; this holds also where somebody changed that.
-		if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil || int(cred.Uid) != os.Geteuid() {
+		if !component.Trusted(fd) {
 			unix.Close(fd)
 			continue
 		}
@@ -198,5 +165,3 @@ func (s *Server) outOfFiles(err error, token uint64, fd int) {
 		}
 	})
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,17 +1,13 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
-	"os"
-	"syscall"
-	"time"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/network/relay/protocol"
-	"gantry/internal/runtime/fork"
-	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/component"
 )
 
 // saved is what one program leaves to the next when it execs it. Fds keep their numbers.
@@ -54,75 +50,8 @@ func (s *Server) upgrade(program int, build string) error {
 	s.flowMu.Lock()
 	defer s.flowMu.Unlock()
 	sv, fds := s.save()
-	b, err := json.Marshal(sv)
-	if err != nil {
-		return err
-	}
-	memfd, err := unix.MemfdCreate("gantry-upgrade", unix.MFD_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("memfd_create", err)
-	}
-	defer unix.Close(memfd)
-	for done := 0; done < len(b); {
-		n, err := unix.Write(memfd, b[done:])
-		if err != nil {
-			return err
-		}
-		done += n
-	}
-	exe, err := unix.FcntlInt(uintptr(program), unix.F_DUPFD_CLOEXEC, 64)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(exe)
-	path := "/proc/self/fd/" + itoa(exe)
-	if err := check(exe, memfd); err != nil {
-		return err
-	}
-	fds = append(fds, memfd)
-	for _, fd := range fds {
-		cloexec(fd, false)
-	}
-	err = syscall.Exec(path, []string{"gantry-relay", "-exec-root", s.conf.Dir, "-build", build, "-state", itoa(memfd), "-ready", "-1"}, []string{})
-	for _, fd := range fds {
-		cloexec(fd, true)
-	}
-	return os.NewSyscallError("execve", err)
-}
-
-func cloexec(fd int, on bool) {
-	flag := 0
-	if on {
-		flag = unix.FD_CLOEXEC
-	}
-	unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
-}
-
-// check runs the new program once, to see that it is one and understands what is left to it: after execve(2) there is no way back.
-func check(program, memfd int) error {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(null)
-	n := uintptr(null)
-	pid, err := fork.Start(program, []string{"gantry-relay", "-check", "-state", "3"},
-		&syscall.ProcAttr{Dir: "/", Env: []string{}, Files: []uintptr{n, n, n, uintptr(memfd)}, Sys: &syscall.SysProcAttr{}}, &spec.Cgroup{})
-	if err != nil {
-		return errors.New("new program: " + err.Error())
-	}
-	timer := time.AfterFunc(10*time.Second, func() { unix.Kill(pid, unix.SIGKILL) })
-	defer timer.Stop()
-	var status unix.WaitStatus
-	for {
-		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
-			break
-		}
-	}
-	if !status.Exited() || status.ExitStatus() != 0 {
-		return errors.New("new program: it cannot take over (status " + itoa(int(status)) + ")")
-	}
-	return nil
+	u := component.Upgrade{Name: "relay", Conf: s.conf, Build: build, Program: program, State: sv, Fds: fds}
+	return u.Exec()
 }
 
 // Check tells whether this program can take over what another one left at fd.
@@ -132,17 +61,12 @@ func Check(fd int) error {
 }
 
 func load(fd int) (*saved, error) {
-	if _, err := unix.Seek(fd, 0, 0); err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "state")
-	defer f.Close()
 	sv := new(saved)
-	if err := json.NewDecoder(f).Decode(sv); err != nil {
+	if err := component.Load(fd, sv); err != nil {
 		return nil, err
 	}
 	if sv.Version != savedVersion {
-		return nil, errors.New("state of version " + itoa(sv.Version))
+		return nil, errors.New("state of version " + strconv.Itoa(sv.Version))
 	}
 	return sv, nil
 }
@@ -174,14 +98,14 @@ func (s *Server) restore(fd int) error {
 		return err
 	}
 	s.listener, s.lock = sv.Listener, sv.Lock
-	cloexec(s.listener, true)
-	cloexec(s.lock, true)
+	unix.CloseOnExec(s.listener)
+	unix.CloseOnExec(s.lock)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range sv.Boxes {
 		x := &sv.Boxes[i]
 		for _, fd := range x.Fds {
-			cloexec(fd, true)
+			unix.CloseOnExec(fd)
 		}
 		b := &sandbox{rec: x.Sandbox}
 		s.boxes[b.rec.ID] = b
@@ -209,7 +133,7 @@ func (s *Server) restore(fd int) error {
 			st.ways[i] = way{w.R, w.W, w.Inside, w.Ended, w.Shut}
 		}
 		for _, fd := range st.fds() {
-			cloexec(fd, true)
+			unix.CloseOnExec(fd)
 		}
 		s.streams[st] = struct{}{}
 		if !st.watch() {

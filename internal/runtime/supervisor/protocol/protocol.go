@@ -17,10 +17,11 @@ import (
 // Version is the one spoken; the server accepts it and the one before. 2: OpLaunch takes a socket for the payload.
 const Version = 2
 
-// SocketName is the name of the supervisor's socket in the exec-root, ExitsName that of the directory with
-// one file for each process that has ended and is not forgotten.
+// SocketName is the name of the supervisor's socket in the exec-root, LockName that of the file whose lock says whose the
+// socket is, ExitsName that of the directory with one file for each process that has ended and is not forgotten.
 const (
 	SocketName = "supervisor.sock"
+	LockName   = "supervisor.lock"
 	ExitsName  = "exits"
 )
 

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/supervisor/protocol"
 )
 
@@ -25,68 +26,6 @@ type conn struct {
 	// upgrade is what is to be done after the exchange under way.
 	upgrade func()
 }
-
-// listen makes the socket. A lock on a file beside it says whose it is: one left by a supervisor that was killed is replaced.
-func (s *Server) listen() error {
-	lock, err := unix.Open(s.conf.ExecRoot+"/supervisor.lock", unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: s.conf.ExecRoot + "/supervisor.lock", Err: err}
-	}
-	for unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB) != nil {
-		if s.answers() {
-			return errTaken
-		}
-		time.Sleep(time.Millisecond) // one that was killed holds it until its last thread is gone; or it is just starting
-	}
-	s.lock = lock
-	if err := os.Mkdir(s.conf.ExecRoot+"/"+protocol.ExitsName, 0o700); err != nil && !os.IsExist(err) {
-		return err
-	}
-	// Bound relative to the directory: sun_path has room for 107 bytes only.
-	dir, err := unix.Open(s.conf.ExecRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	path := "/proc/self/fd/" + itoa(uint64(dir)) + "/" + protocol.SocketName
-	os.Remove(path)
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	old := unix.Umask(0o177)
-	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
-	unix.Umask(old)
-	if err == nil {
-		err = unix.Listen(fd, 128)
-	}
-	if err != nil {
-		return errors.New("listen on " + s.conf.ExecRoot + "/" + protocol.SocketName + ": " + err.Error())
-	}
-	s.listener = fd
-	return nil
-}
-
-// answers tells whether a supervisor listens on the socket.
-func (s *Server) answers() bool {
-	dir, err := unix.Open(s.conf.ExecRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	return unix.Connect(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + itoa(uint64(dir)) + "/" + protocol.SocketName}) == nil
-}
-
-// errTaken: another supervisor has this exec-root. That is no failure for who wanted one.
-var errTaken = errors.New("another supervisor runs")
-
-// Taken tells whether Run's error means that another supervisor serves the exec-root already.
-func Taken(err error) bool { return err == errTaken }
 
 // accept serves connections until quit.
 func (s *Server) accept() error {
@@ -104,8 +43,7 @@ func (s *Server) accept() error {
 			if fd, _, aerr = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK); aerr != nil {
 				return aerr != unix.EAGAIN
 			}
-			// The socket's mode says the same; this holds also where somebody changed that.
-			if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil || int(cred.Uid) != os.Geteuid() {
+			if !component.Trusted(fd) {
 				unix.Close(fd)
 				return true
 			}

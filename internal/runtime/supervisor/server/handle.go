@@ -214,6 +214,6 @@ func (s *Server) quit() error {
 	for _, done := range dropping {
 		<-done // who was told that this process ends would find it still there, taking mounts apart
 	}
-	os.Remove(s.conf.ExecRoot + "/" + protocol.SocketName)
+	os.Remove(s.conf.Dir + "/" + protocol.SocketName)
 	return nil
 }

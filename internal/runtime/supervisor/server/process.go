@@ -158,7 +158,7 @@ func (p *process) exit(code int, unknown bool) {
 
 // exitPath is the file that keeps the exit of process id.
 func (s *Server) exitPath(id string) string {
-	return s.conf.ExecRoot + "/" + protocol.ExitsName + "/" + id + ".json"
+	return s.conf.Dir + "/" + protocol.ExitsName + "/" + id + ".json"
 }
 
 // keepExit writes the exit file. The exec-root is a tmpfs and dies with the processes: no sync. One that was cut
@@ -175,7 +175,7 @@ func (s *Server) keepExit(info *protocol.Process) {
 
 // loadExits brings back the exits that an earlier supervisor kept and nobody has forgotten.
 func (s *Server) loadExits() {
-	dir := s.conf.ExecRoot + "/" + protocol.ExitsName
+	dir := s.conf.Dir + "/" + protocol.ExitsName
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".json")

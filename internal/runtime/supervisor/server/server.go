@@ -19,17 +19,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/supervisor/protocol"
 )
 
 // Config says how to serve.
 type Config struct {
-	ExecRoot string
-	Build    string
-	Init     int // fd of init's program
-	Ready    int // fd to close when the socket listens, or to write to why it does not
-	State    int // after an upgrade: the fd of what the program before wrote; else -1
+	component.Conf
+	Init int // fd of init's program
 }
+
+// InitFlag tells on the command line where init's program is.
+const InitFlag = "-init"
 
 // Server is the running supervisor.
 type Server struct {
@@ -103,7 +104,7 @@ func Run(conf Config) error {
 	if conf.State >= 0 {
 		err = s.restore(conf.State)
 	} else {
-		if err = s.listen(); err == nil {
+		if err = s.begin(); err == nil {
 			s.state, err = newState(-1)
 		}
 	}
@@ -121,6 +122,17 @@ func Run(conf Config) error {
 		go s.poll.run(&s.gate)
 	}
 	return s.accept()
+}
+
+// begin makes the socket, and the folder for exits.
+func (s *Server) begin() (err error) {
+	if s.listener, s.lock, err = component.Listen(s.conf.Dir, protocol.SocketName, protocol.LockName); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.conf.Dir+"/"+protocol.ExitsName, 0o700); err != nil && !os.IsExist(err) {
+		return err
+	}
+	return nil
 }
 
 // endOnSignal makes SIGTERM mean: end when nothing runs any more. A machine that goes down sends it to all processes, and

@@ -1,17 +1,14 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"gantry/internal/runtime/fork"
-	"gantry/internal/runtime/spec"
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/supervisor/protocol"
 )
 
@@ -83,93 +80,15 @@ func (s *Server) upgrade(c *conn, program, init int, build string) error {
 	defer s.gate.Unlock()
 
 	sv, fds := s.save(c)
-	b, err := json.Marshal(sv)
-	if err != nil {
-		return err
-	}
-	memfd, err := unix.MemfdCreate("gantry-upgrade", unix.MFD_CLOEXEC)
-	if err != nil {
-		return errors.New("memfd_create: " + err.Error())
-	}
-	defer unix.Close(memfd)
-	for done := 0; done < len(b); {
-		n, err := unix.Write(memfd, b[done:])
-		if err != nil {
-			return err
-		}
-		done += n
-	}
-	exe, err := unix.FcntlInt(uintptr(program), unix.F_DUPFD_CLOEXEC, 64)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(exe)
-	path := "/proc/self/fd/" + strconv.Itoa(exe)
-	if err := check(exe, memfd); err != nil {
-		return err
-	}
-	fds = append(fds, memfd, init)
-	for _, fd := range fds {
-		cloexec(fd, false)
-	}
-	err = syscall.Exec(path, []string{"gantry-supervisor", "-exec-root", s.conf.ExecRoot, "-build", build,
-		"-init", strconv.Itoa(init), "-state", strconv.Itoa(memfd), "-ready", "-1"}, []string{})
-	for _, fd := range fds {
-		cloexec(fd, true)
-	}
-	return errors.New("execve: " + err.Error())
+	u := component.Upgrade{Name: "supervisor", Conf: s.conf.Conf, Build: build, Program: program, State: sv, Fds: fds,
+		Further: map[string]int{InitFlag: init}}
+	return u.Exec()
 }
 
 func (s *Server) endUpgrade() {
 	s.reapMu.Lock()
 	s.upgrading = false
 	s.reapMu.Unlock()
-}
-
-func cloexec(fd int, on bool) {
-	flag := 0
-	if on {
-		flag = unix.FD_CLOEXEC
-	}
-	unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
-}
-
-// check runs the new program once, to see that it is one and understands what is left to it: after execve(2) there is no way back.
-func check(program, memfd int) error {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(null)
-	pidfd := -1
-	n := uintptr(null)
-	pid, err := fork.Start(program, []string{"gantry-supervisor", "-check", "-state", "3"},
-		&syscall.ProcAttr{Dir: "/", Env: []string{}, Files: []uintptr{n, n, n, uintptr(memfd)}, Sys: &syscall.SysProcAttr{PidFD: &pidfd}}, &spec.Cgroup{})
-	if err != nil {
-		return errors.New("new program: " + err.Error())
-	}
-	defer unix.Close(pidfd)
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for end := time.Now().Add(10 * time.Second); ; {
-		k, err := unix.Poll(poll, int(max(0, time.Until(end).Milliseconds())))
-		if err == unix.EINTR {
-			continue
-		}
-		if k == 0 {
-			unix.Kill(pid, unix.SIGKILL)
-		}
-		break
-	}
-	var status unix.WaitStatus
-	for {
-		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
-			break
-		}
-	}
-	if code(status) != 0 {
-		return errors.New("new program: it cannot take over (exit code " + strconv.Itoa(code(status)) + ")")
-	}
-	return nil
 }
 
 // Check tells whether this program can take over what another one left at fd.
@@ -179,13 +98,8 @@ func Check(fd int) error {
 }
 
 func load(fd int) (*saved, error) {
-	if _, err := unix.Seek(fd, 0, 0); err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "state")
-	defer f.Close()
 	sv := new(saved)
-	if err := json.NewDecoder(f).Decode(sv); err != nil {
+	if err := component.Load(fd, sv); err != nil {
 		return nil, err
 	}
 	if sv.Version != savedVersion {
@@ -244,9 +158,9 @@ func (s *Server) restore(fd int) error {
 		return err
 	}
 	s.listener, s.lock = sv.Listener, sv.Lock
-	cloexec(s.listener, true)
-	cloexec(s.lock, true)
-	cloexec(sv.State, true)
+	unix.CloseOnExec(s.listener)
+	unix.CloseOnExec(s.lock)
+	unix.CloseOnExec(sv.State)
 	if s.state, err = newState(sv.State); err != nil {
 		return err
 	}
@@ -254,7 +168,7 @@ func (s *Server) restore(fd int) error {
 		sp := &sv.Procs[i]
 		for _, fd := range []int{sp.Pidfd, sp.Stdin, sp.Pty, sp.PtyIn, sp.Mntns, sp.Out[0], sp.Out[1]} {
 			if fd >= 0 {
-				cloexec(fd, true)
+				unix.CloseOnExec(fd)
 			}
 		}
 		p := newProcess(s, &sp.Info)
@@ -270,7 +184,7 @@ func (s *Server) restore(fd int) error {
 			}
 		}
 		for _, sc := range sp.Clients {
-			cloexec(sc.Fd, true)
+			unix.CloseOnExec(sc.Fd)
 			c := &client{p: p, fd: sc.Fd, want: sc.Want, next: sc.Next, done: sc.Done, frame: sc.Frame, left: sc.Left, head: sc.Head}
 			p.clients = append(p.clients, c)
 			c.register()
@@ -299,7 +213,7 @@ func (s *Server) resumeConns() {
 	s.gate.RLock() // the next upgrade may be asked for at once
 	defer s.gate.RUnlock()
 	for _, k := range s.kept {
-		cloexec(k.Fd, true)
+		unix.CloseOnExec(k.Fd)
 		c := s.serve(k.Fd)
 		if c == nil {
 			continue
