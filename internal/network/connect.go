@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 
 	api "github.com/moby/moby/api/types/network"
@@ -39,9 +40,9 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 	if err == nil {
 		err = s.plugLive(ctx, j, e, path)
 	}
-	if err == nil && j.gateway() == e && len(before) > 0 {
+	if after := j.published(); err == nil && !slices.Equal(before, after) { // there is another way out
 		if err = s.table.Withdraw(before); err == nil {
-			err = s.table.Publish(j.published())
+			err = s.table.Publish(after)
 		}
 	}
 	if err != nil {
@@ -102,7 +103,7 @@ func (s *Service) plugLive(ctx context.Context, j *joined, e *endpoint, path str
 		return err
 	}
 	defer ns.Close()
-	if err := s.plug(nets[e.Network], e, ns, j.gateway() == e); err != nil {
+	if err := s.plug(nets[e.Network], e, ns, j.leads(e)); err != nil {
 		return err
 	}
 	if j.resolves() && !j.Resolver {
@@ -144,7 +145,7 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 		return err
 	}
 	s.mu.Lock()
-	led := j.gateway() == e
+	led := [2]bool{j.way(false) == e, j.way(true) == e}
 	rest := j.Endpoints[:0:0]
 	for _, x := range j.Endpoints {
 		if x != e {
@@ -175,8 +176,10 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 		if e.Iface != "" {
 			oerr = ns.Links().Delete(e.Iface) // of macvlan and ipvlan there is no other end
 		}
-		if g := j.gateway(); oerr == nil && led && g != nil {
-			oerr = ns.Links().SetDefault(g.Iface, g.gateways())
+		for i, v6 := range []bool{false, true} {
+			if g := j.way(v6); oerr == nil && led[i] && g != nil {
+				oerr = ns.Links().SetDefault(g.Iface, []netip.Addr{g.gateway(v6)})
+			}
 		}
 	}
 	if err == nil {

@@ -107,25 +107,6 @@ func (s *Service) Check(r *JoinRequest) error {
 	return err
 }
 
-// checkEndpoint holds what is asked of an endpoint against the network.
-func checkEndpoint(n *network, want *api.EndpointSettings) error {
-	if want == nil || want.IPAMConfig == nil {
-		return nil
-	}
-	for _, a := range []netip.Addr{want.IPAMConfig.IPv4Address, want.IPAMConfig.IPv6Address} {
-		if !a.IsValid() {
-			continue
-		}
-		if predefined(n.Name) {
-			return errs.Invalid.Errorf("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
-		}
-		if !slices.ContainsFunc(n.subnets, func(x *ipam.Subnet) bool { return x.Subnet.Contains(a) }) {
-			return errs.Invalid.Errorf("invalid endpoint settings:\nno configured subnet contains IP address %s", a)
-		}
-	}
-	return nil
-}
-
 // lease reserves names, addresses and the container's place on its networks, and notes them.
 func (s *Service) lease(r *JoinRequest) (*joined, error) {
 	s.mu.Lock()
@@ -182,6 +163,11 @@ func (s *Service) endpoint(j *joined, n *network, want *api.EndpointSettings, ho
 		return nil, err
 	}
 	e = &endpoint{ID: ids.New(), Network: n.ID, Name: n.Name, Want: want.Copy(), Iface: j.freeInterface(n.Options[optPrefix])}
+	if name := want.DriverOpts[optIface]; name != "" {
+		if e.Iface = name; slices.ContainsFunc(j.Endpoints, func(o *endpoint) bool { return o.Iface == name }) {
+			return nil, errs.Invalid.Errorf("interface name %s is taken by another network of the container", name)
+		}
+	}
 	if e.Want.IPAMConfig == nil {
 		e.Want.IPAMConfig = &api.EndpointIPAMConfig{}
 	}
@@ -279,7 +265,8 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 			return nil, err
 		}
 		if nets[gateway.Network].Driver == "bridge" && len(requests) > 0 {
-			bindings, err := s.ports.Reserve(r.Name, gateway.V4.IsValid(), gateway.V6.IsValid(), requests)
+			v4, v6 := j.targets()
+			bindings, err := s.ports.Reserve(r.Name, v4.IsValid(), v6.IsValid(), requests)
 			if err != nil {
 				if busy := (*portmap.Busy)(nil); errors.As(err, &busy) {
 					err = errs.Internal.Wrap(err)
@@ -290,6 +277,7 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 				s.ports.Release(bindings)
 				return nil, err
 			}
+			s.divertFor(j)
 		}
 	}
 	failpoint.Hit("network.reserved")
@@ -298,9 +286,8 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 
 // connect makes what j notes.
 func (s *Service) connect(ctx context.Context, j *joined, nets map[string]*network, ns *netns.Namespace) error {
-	gateway := j.gateway()
 	for _, e := range j.Endpoints {
-		if err := s.plug(nets[e.Network], e, ns, e == gateway); err != nil {
+		if err := s.plug(nets[e.Network], e, ns, j.leads(e)); err != nil {
 			return err
 		}
 		failpoint.Hit("network.plugged")
@@ -347,23 +334,29 @@ var (
 	ipvlanModes  = map[string]uint32{"": 0, "l2": 0, "l3": 1, "l3s": 2}
 )
 
-// plug puts an interface into the namespace; with leads, the way out goes through it.
-func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, leads bool) error {
+// plug puts an interface into the namespace; the ways out through it are by gateways.
+func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []netip.Addr) error {
 	links := s.Options.Host.Links()
 	switch n.Driver {
 	case "host", "null":
 		return nil
 	case "bridge":
-		err := links.AddVeth(&link.Veth{Name: e.Link, Master: n.index, MTU: n.mtu, Isolated: !n.flag(optICC, true), Hairpin: n.hairpin,
-			Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()})
+		pair := link.Veth{Name: e.Link, MTU: n.mtu, Hairpin: n.bridged4, Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()}
+		add := func() error {
+			pair.Master = n.index
+			// Where the host's rules see what the bridge passes on they keep containers apart. An isolated port there would also
+			// lose what is led to a sibling's published port: br_netfilter does not route that, but bridges it.
+			pair.Isolated = !n.flag(optICC, true) && !n.filtered()
+			return links.AddVeth(&pair)
+		}
+		err := add()
 		if errors.Is(err, link.ErrNotFound) || isGone(err) {
 			// Somebody deleted the bridge: it is made again.
 			n.making.Lock()
 			n.index = 0
 			n.making.Unlock()
 			if err = s.ensure(n); err == nil {
-				err = links.AddVeth(&link.Veth{Name: e.Link, Master: n.index, MTU: n.mtu, Isolated: !n.flag(optICC, true), Hairpin: n.hairpin,
-					Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()})
+				err = add()
 			}
 		}
 		if err != nil {
@@ -383,25 +376,10 @@ func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, leads bool)
 			return err
 		}
 	}
-	i := &link.Interface{Name: e.Iface}
-	for _, p := range []netip.Prefix{e.V4, e.V6} {
-		if p.IsValid() {
-			i.Addrs = append(i.Addrs, p)
-		}
+	if err := e.setSysctls(ns); err != nil {
+		return err
 	}
-	if leads {
-		i.Gateways = e.gateways()
-	}
-	return ns.Links().Configure(i)
-}
-
-func (e *endpoint) gateways() (list []netip.Addr) {
-	for _, g := range []netip.Addr{e.GW4, e.GW6} {
-		if g.IsValid() {
-			list = append(list, g)
-		}
-	}
-	return list
+	return ns.Links().Configure(&link.Interface{Name: e.Iface, Addrs: e.addresses(), Gateways: gateways})
 }
 
 // hostBinding is where ports of the network are published when nothing else is said.
@@ -489,14 +467,11 @@ func hostPort(s string) (first, last uint16, err error) {
 
 // published are the elements of the firewall's maps for j.
 func (j *joined) published() (list []firewall.Port) {
-	g := j.gateway()
-	if g == nil {
-		return nil
-	}
+	v4, v6 := j.targets()
 	for _, b := range j.Bindings {
-		to := g.V4.Addr()
+		to := v4
 		if b.Host.Addr().Is6() {
-			to = g.V6.Addr()
+			to = v6
 		}
 		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() && !b.Relayed {
 			list = append(list, firewall.Port{Proto: proto, Host: b.Host, Target: netip.AddrPortFrom(to, b.Container)})

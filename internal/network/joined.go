@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,18 +61,6 @@ func (j *joined) on(network string) *endpoint {
 		}
 	}
 	return nil
-}
-
-// gateway is the endpoint through which the container reaches the world: of those that have a gateway the one of the
-// highest priority, then the first by name; nil when there is none.
-func (j *joined) gateway() *endpoint {
-	list := slices.DeleteFunc(slices.Clone(j.Endpoints), func(e *endpoint) bool { return len(e.gateways()) == 0 })
-	if len(list) == 0 {
-		return nil
-	}
-	return slices.MinFunc(list, func(a, b *endpoint) int {
-		return cmp.Or(cmp.Compare(b.Want.GwPriority, a.Want.GwPriority), cmp.Compare(a.Name, b.Name))
-	})
 }
 
 // freeInterface names the next interface: eth0, eth1, …
@@ -210,6 +197,7 @@ func (s *Service) Keep(pid func(id string) int) error {
 	s.mu.Unlock()
 	until := time.Now().Add(2 * time.Second)
 	for _, j := range held {
+		s.divertFor(j)
 		if err := s.serveAgain(j, fmt.Sprintf("/proc/%d/ns/net", pid(j.ID)), until); err != nil {
 			s.Log.Warn("not all that a container had is there again", "container", j.Name, "err", err)
 		}
@@ -247,6 +235,7 @@ func (s *Service) Leave(id string) {
 		s.Log.Error("withdrawing published ports failed", "container", j.Name, "err", err)
 	}
 	s.unserve(j)
+	s.undivertWithout(j)
 	s.ports.Release(j.Bindings)
 	var links []string
 	for _, e := range j.Endpoints {

@@ -125,9 +125,8 @@ func (s *Service) retire() {
 
 // sysctls sets what a bridge needs. The calling thread is in the host's namespace.
 func (s *Service) sysctls(n *network) error {
+	n.bridged4, n.bridged6 = isOn("net/bridge/bridge-nf-call-iptables"), isOn("net/bridge/bridge-nf-call-ip6tables")
 	// Published ports on 127.0.0.1: packets with such addresses may pass the bridge. The firewall lets none in from elsewhere.
-	on, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
-	n.hairpin = err == nil && strings.TrimSpace(string(on)) == "1"
 	if err := sysctl("net/ipv4/conf/"+n.BridgeName+"/route_localnet", "1"); err != nil {
 		return err
 	}
@@ -156,6 +155,12 @@ func (s *Service) sysctls(n *network) error {
 		return sysctl(all, "1")
 	}
 	return nil
+}
+
+// isOn reads a switch below /proc/sys.
+func isOn(name string) bool {
+	v, err := os.ReadFile("/proc/sys/" + name)
+	return err == nil && strings.TrimSpace(string(v)) == "1"
 }
 
 func sysctl(name, value string) error {

@@ -59,17 +59,26 @@ func (j *joined) sandbox() relay.Sandbox {
 	return x
 }
 
-// relayed are j's published ports as the relay knows them: those of IPv6 addresses, or all, lead to the container. s.mu is held.
-func (j *joined) relayed(fd func(portmap.Binding) int) (list []relay.Port) {
-	g := j.gateway()
+// relayed are j's published ports as the relay knows them: those of IPv6 addresses, or all, lead to the container; with keep
+// those that no rule leads there wear the client's address. s.mu is held.
+func (j *joined) relayed(keep bool, fd func(portmap.Binding) int) (list []relay.Port) {
+	v4, v6 := j.targets()
+	var near []netip.Prefix
+	for _, e := range j.Endpoints {
+		for _, p := range []netip.Prefix{e.V4, e.V6} {
+			if p.IsValid() {
+				near = append(near, p.Masked())
+			}
+		}
+	}
 	for _, b := range j.Bindings {
 		var to netip.AddrPort
 		switch {
-		case g == nil || !b.Host.Addr().Is6() && !b.Relayed:
-		case g.V6.IsValid() && b.Host.Addr().Is6():
-			to = netip.AddrPortFrom(g.V6.Addr(), b.Container)
-		case g.V4.IsValid():
-			to = netip.AddrPortFrom(g.V4.Addr(), b.Container)
+		case !b.Host.Addr().Is6() && !b.Relayed:
+		case v6.IsValid() && b.Host.Addr().Is6():
+			to = netip.AddrPortFrom(v6, b.Container)
+		case v4.IsValid():
+			to = netip.AddrPortFrom(v4, b.Container)
 		}
 		n := -1
 		if fd != nil {
@@ -77,7 +86,11 @@ func (j *joined) relayed(fd func(portmap.Binding) int) (list []relay.Port) {
 				continue // no socket, as of sctp
 			}
 		}
-		list = append(list, relay.NewPort(b.Proto, b.Host, to, n))
+		p := relay.NewPort(b.Proto, b.Host, to, n)
+		if b.Relayed && keep {
+			p.Keep, p.Near = true, near
+		}
+		list = append(list, p)
 	}
 	return list
 }
@@ -139,7 +152,7 @@ func closeResolver(fds ...int) {
 // it returns; for ports nobody waits, what comes to them waits in their queues.
 func (s *Service) serve(ctx context.Context, j *joined, ns *netns.Namespace) error {
 	if !j.resolves() {
-		if ports := j.relayed(s.ports.Take); len(ports) > 0 {
+		if ports := j.relayed(s.diverts.Load(), s.ports.Take); len(ports) > 0 {
 			s.relay.Give(j.sandbox(), -1, -1, ports)
 		}
 		return nil
@@ -152,7 +165,7 @@ func (s *Service) serve(ctx context.Context, j *joined, ns *netns.Namespace) err
 	s.mu.Lock()
 	j.Resolver, j.DNS = true, dns
 	err = s.writeJoined(j)
-	rec, ports := j.sandbox(), j.relayed(s.ports.Take)
+	rec, ports := j.sandbox(), j.relayed(s.diverts.Load(), s.ports.Take)
 	s.mu.Unlock()
 	wait := s.relay.Give(rec, udp, tcp, ports)
 	if err == nil {
@@ -164,7 +177,7 @@ func (s *Service) serve(ctx context.Context, j *joined, ns *netns.Namespace) err
 // served has the relay know of a change of j.
 func (s *Service) served(ctx context.Context, j *joined) error {
 	s.mu.Lock()
-	rec, ports, some := j.sandbox(), j.relayed(nil), j.Resolver || len(j.Bindings) > 0
+	rec, ports, some := j.sandbox(), j.relayed(s.diverts.Load(), nil), j.Resolver || len(j.Bindings) > 0
 	s.mu.Unlock()
 	if !some {
 		return nil
@@ -215,7 +228,7 @@ func (s *Service) serveAgain(j *joined, path string, until time.Time) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ports := j.relayed(func(b portmap.Binding) int {
+	ports := j.relayed(s.diverts.Load(), func(b portmap.Binding) int {
 		for _, p := range held {
 			if p.Proto == b.Proto && p.Host == b.Host {
 				return p.Fd

@@ -70,10 +70,13 @@ type network struct {
 	making sync.Mutex // one makes what stands for it in the kernel
 	index  int32      // of the bridge; 0: not made yet
 	mtu    int
-	// hairpin: bridged packets pass the host's rules (br_netfilter), so that a container's own published port is led back to
-	// the very port of the bridge it came from.
-	hairpin bool
+	// bridged4 and bridged6: packets of the family that the bridge passes on go through the host's rules as well (br_netfilter).
+	// Then a container's own published port is led back to the very port of the bridge that it came from.
+	bridged4, bridged6 bool
 }
+
+// filtered: the host's rules see all that the network's containers say to each other.
+func (n *network) filtered() bool { return n.bridged4 && (n.bridged6 || !n.IPv6) }
 
 func newNetwork(r record) *network {
 	r.V = version

@@ -184,7 +184,7 @@ func TestPublishPolicy(t *testing.T) {
 		}
 		lab.Answers(t, ns, "tcp", "172.17.0.1:8082", "sibling 172.17.0.1")
 	}
-	reached("closed 172.17.0.1")
+	reached("closed " + lab.OutsideAddr)
 	nft := func(args ...string) {
 		t.Helper()
 		if err := h.Lab.Host.Do(func() error {
@@ -206,7 +206,61 @@ func TestPublishPolicy(t *testing.T) {
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8081", "")
 	lab.Answers(t, h.Lab.Host, "tcp", "127.0.0.1:8081", "closed 172.17.0.1")
 	nft("delete table inet mine")
-	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8081", "closed 172.17.0.1")
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8081", "closed "+lab.OutsideAddr)
+	// Whoever the container would answer past the host is seen with the host's address.
+	h.Relayed = true
+	h.create(t, &api.CreateRequest{Name: "n2", EnableIPv6: new(true)})
+	two := &JoinRequest{Name: "two", Endpoints: on("bridge", "n2"), First: "bridge", Ports: ports("80/tcp", " 8083")}
+	_, tns := h.join(t, two)
+	lab.Serve(t, tns, "tcp", ":80", "two")
+	_, near := h.join(t, &JoinRequest{Name: "near", Endpoints: on("n2"), First: "n2"})
+	lab.Answers(t, near, "tcp", lab.HostAddr+":8083", "two 172.17.0.1")
+	lab.Answers(t, ns, "tcp", lab.HostAddr+":8083", "two 172.17.0.1")
+	six := &JoinRequest{Name: "six", Endpoints: on("n2"), First: "n2", Ports: ports("80/tcp", " 8084", "81/udp", " 8084")}
+	_, sns := h.join(t, six)
+	lab.Serve(t, sns, "tcp", ":80", "six")
+	lab.Serve(t, sns, "udp", ":81", "six")
+	for _, proto := range []string{"tcp", "udp"} {
+		lab.Answers(t, h.Outside, proto, "["+lab.HostAddr6+"]:8084", "six "+lab.OutsideAddr6)
+		lab.Answers(t, h.Outside, proto, lab.HostAddr+":8084", "six "+lab.OutsideAddr)
+		lab.Answers(t, h.Lab.Host, proto, "[::1]:8084", "six fd01:203:405::1")
+	}
+	// Both ends of a connection between two containers of different networks are known.
+	lab.Answers(t, ns, "tcp", lab.HostAddr+":8084", "six "+h.Of(r.ID).Endpoints["bridge"].IPAddress.String())
+	// Somebody else's flush, and the death of the relay.
+	nft("flush ruleset")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if got, err := lab.Ask(h.Outside, "tcp", lab.HostAddr+":8084", lab.Silence); err == nil && got == "six "+lab.OutsideAddr {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(got, err)
+		}
+	}
+	old := h.relayPid(t, 0)
+	syscall.Kill(old, syscall.SIGKILL)
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8084", "six "+lab.OutsideAddr)
+	// With the last one, marks and routes go.
+	rules := func() (n int) {
+		for _, f := range []string{"-4", "-6"} {
+			h.Lab.Host.Do(func() error {
+				out, err := exec.Command("ip", f, "rule").Output()
+				n += strings.Count(string(out), "fwmark")
+				return err
+			})
+		}
+		return n
+	}
+	if n := rules(); n != 2 {
+		t.Errorf("%d rules of routing", n)
+	}
+	for _, id := range []string{r.ID, other.ID, two.ID} {
+		h.Leave(id)
+	}
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8084", "six "+lab.OutsideAddr)
+	h.Leave(six.ID)
+	if n := rules(); n != 0 {
+		t.Errorf("%d rules of routing are left", n)
+	}
 }
 
 // TestRelayWithIPv6: a container that has IPv6 is reached directly, but from ::1.

@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	api "github.com/moby/moby/api/types/network"
 
@@ -71,6 +72,10 @@ type Service struct {
 	ports *portmap.Book
 	relay *relay.Keeper
 	work  sync.WaitGroup
+
+	diverting    sync.Mutex // divert.go
+	diverts      atomic.Bool
+	failedDivert bool
 
 	mu     sync.Mutex
 	kept   bool // Keep has been told who runs

@@ -22,6 +22,24 @@ func Meta(key, dreg uint32) Expr {
 	}}
 }
 
+// SetMark gives the packet the mark that is in the register, by which rules of routing find it.
+func SetMark(sreg uint32) Expr {
+	return Expr{"meta", func(b *netlink.Batch) {
+		b.BE32(unix.NFTA_META_SREG, sreg)
+		b.BE32(unix.NFTA_META_KEY, unix.NFT_META_MARK)
+	}}
+}
+
+// Transparent loads whether the socket that the packet is for is bound to an address that need not be the host's
+// (IP_TRANSPARENT, ip(7)). The rule ends where there is no socket. Linux 4.18.
+func Transparent(dreg uint32) Expr {
+	const key, reg, transparent = 1, 2, 0 // NFTA_SOCKET_KEY, NFTA_SOCKET_DREG, NFT_SOCKET_TRANSPARENT
+	return Expr{"socket", func(b *netlink.Batch) {
+		b.BE32(key, transparent)
+		b.BE32(reg, dreg)
+	}}
+}
+
 // Payload loads bytes of a header: base is unix.NFT_PAYLOAD_*.
 func Payload(base, offset, size, dreg uint32) Expr {
 	return Expr{"payload", func(b *netlink.Batch) {

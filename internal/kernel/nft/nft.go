@@ -93,6 +93,14 @@ func (t *Tx) Flush(family byte, table, chain string) {
 	t.batch.String(unix.NFTA_RULE_CHAIN, chain)
 }
 
+// DeleteChain deletes a chain, with its rules.
+func (t *Tx) DeleteChain(family byte, table, chain string) {
+	t.Flush(family, table, chain)
+	t.begin(unix.NFT_MSG_DELCHAIN, 0, family)
+	t.batch.String(unix.NFTA_CHAIN_TABLE, table)
+	t.batch.String(unix.NFTA_CHAIN_NAME, chain)
+}
+
 // Types of keys and data as the nft program numbers them; the kernel keeps them for it. Joined types are shifted by six bits each.
 const (
 	TypeIPv4    = 7

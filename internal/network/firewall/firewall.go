@@ -8,6 +8,7 @@
 //	chain raw          packets for 127.0.0.0/8 that did not come from this host are dropped: route_localnet, which
 //	                   published ports on 127.0.0.1 need, would let neighbours reach the host's own loopback (CVE-2020-8558)
 //	chain prerouting   published ports, for packets from outside and from other containers
+//	chain divert       (where the relay keeps clients' addresses:) containers' answers to those are marked, and so led back to it
 //	chain output       published ports, for the host's own packets
 //	chain ports        the look-ups: first by address and port, then by port alone
 //	chain forward      chain user first; then who may speak to whom
@@ -70,6 +71,7 @@ type Table struct {
 	conn  *nft.Conn
 	nets  map[string]Network // by bridge
 	ports map[portKey]netip.AddrPort
+	mark  uint32 // of diverted packets; 0: none are
 
 	watch *netlink.Conn
 	stop  *netlink.Stop
@@ -169,6 +171,36 @@ func (t *Table) RemoveNetwork(bridge string) error {
 	defer t.mu.Unlock()
 	delete(t.nets, bridge)
 	return t.write()
+}
+
+const divert = "divert"
+
+// Divert marks the answers of containers to connections from this host that wear somebody else's address, so that rules
+// of routing may lead them back here. 0 ends that.
+func (t *Table) Divert(mark uint32) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if mark == 0 {
+		t.mark = 0
+		var tx nft.Tx
+		tx.DeleteChain(nft.Inet, t.name, divert)
+		if err := t.conn.Commit(&tx); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		return nil
+	}
+	if t.mark == mark {
+		return nil
+	}
+	t.mark = mark
+	if len(t.nets) == 0 {
+		return nil // with the first network; what there is meanwhile is an engine's before
+	}
+	err := t.write()
+	if err != nil {
+		t.mark = 0
+	}
+	return err
 }
 
 // Publish leads ports to containers. On an error none of them does.
@@ -284,6 +316,10 @@ func (t *Table) write() error {
 			tx.Flush(f, t.name, c.name)
 		}
 	}
+	if t.mark != 0 {
+		tx.Chain(f, t.name, divert, &nft.Hook{Type: "filter", Num: unix.NF_INET_PRE_ROUTING, Priority: -150})
+		tx.Flush(f, t.name, divert)
+	}
 	for i := range sets {
 		tx.Set(f, t.name, &sets[i])
 		tx.Empty(f, t.name, sets[i].Name)
@@ -378,6 +414,12 @@ func (t *Table) rules(tx *nft.Tx) {
 
 	add("raw", seq([]nft.Expr{nft.Meta(iifname, r1), nft.NotEqual(r1, nft.Ifname("lo"))}, loopback(v4d), then(nft.Drop()))...)
 
+	if t.mark != 0 {
+		// Only answers, and only to connections of this host's own: a container must not come to sockets of other programs so.
+		add(divert, seq(from("bridges"), []nft.Expr{nft.Ct(unix.NFT_CT_DIRECTION, r1), nft.Equal(r1, []byte{1}),
+			nft.Transparent(r1), nft.Equal(r1, []byte{1}), nft.Load(r1, nft.Number(t.mark)), nft.SetMark(r1)})...)
+	}
+
 	add("prerouting", seq(local, then(nft.Jump("ports")))...)
 	add("output", seq(local, then(nft.Jump("ports")))...)
 
@@ -442,6 +484,9 @@ func (t *Table) whole() bool {
 		}
 	}
 	want := fixedRules
+	if t.mark != 0 {
+		want++
+	}
 	for _, x := range t.nets {
 		want += len(x.Subnets)
 	}

@@ -40,7 +40,7 @@ type Port struct {
 
 // NewPort makes a Port; an invalid target is none.
 func NewPort(proto string, host, target netip.AddrPort, fd int) Port {
-	return Port{protocol.Port{Proto: proto, Host: host, Target: target}, fd}
+	return Port{Port: protocol.Port{Proto: proto, Host: host, Target: target}, Fd: fd}
 }
 
 // Options say where the relay lives and what it is. The functions are called when one has to be started.
@@ -303,7 +303,7 @@ func (k *Keeper) apply(t *task) {
 		for _, p := range t.box.ports {
 			for i := range old.ports {
 				if o := &old.ports[i]; o.Proto == p.Proto && o.Host == p.Host {
-					o.Target = p.Target
+					o.Target, o.Keep, o.Near = p.Target, p.Keep, p.Near
 				}
 			}
 		}

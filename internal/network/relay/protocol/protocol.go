@@ -86,6 +86,9 @@ type Port struct {
 	Host  netip.AddrPort `json:"host"`
 	// Target is where the relay leads what comes to the socket; without one the socket keeps the port from others, no more.
 	Target netip.AddrPort `json:"target,omitzero"`
+	// Keep: connections to the target wear the client's address. Not those of clients Near: the target would answer them directly.
+	Keep bool           `json:"keep,omitempty"`
+	Near []netip.Prefix `json:"near,omitempty"`
 }
 
 // Held is what the relay holds for a sandbox.

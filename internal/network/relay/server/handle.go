@@ -127,7 +127,7 @@ func (s *Server) holdAll(req *protocol.Request, fds []int) error {
 	for i, p := range req.Ports {
 		if len(fds) == 0 {
 			if k := b.port(p); k >= 0 {
-				if err := b.ports[k].lead(p.Target); err != nil {
+				if err := b.ports[k].lead(p); err != nil {
 					return err
 				}
 			}

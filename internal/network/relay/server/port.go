@@ -49,12 +49,13 @@ func (s *Server) hold(b *sandbox, info protocol.Port, fd int) error {
 }
 
 // lead sets where a port leads.
-func (p *port) lead(target netip.AddrPort) error {
-	if p.info.Target == target {
+func (p *port) lead(info protocol.Port) error {
+	p.info.Keep, p.info.Near = info.Keep, info.Near
+	if p.info.Target == info.Target {
 		return nil
 	}
 	p.unwatch()
-	p.info.Target = target
+	p.info.Target = info.Target
 	return p.watch()
 }
 
@@ -95,13 +96,13 @@ func (p *port) close() {
 
 func (p *port) accept(uint32) {
 	for range portSpare {
-		fd, _, err := unix.Accept4(p.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		fd, from, err := unix.Accept4(p.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err != nil {
 			p.srv.outOfFiles(err, p.token, p.fd)
 			return
 		}
 		p.srv.flowMu.Lock()
-		p.srv.relay(fd, p.info.Target)
+		p.srv.relay(fd, p.info.Target, p.worn(from))
 		p.srv.flowMu.Unlock()
 	}
 }
@@ -113,13 +114,7 @@ func (p *port) datagrams(uint32) {
 		if err == unix.EAGAIN {
 			return
 		}
-		var client netip.AddrPort
-		switch a := from.(type) {
-		case *unix.SockaddrInet4:
-			client = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-		case *unix.SockaddrInet6:
-			client = netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
-		}
+		client := addrPort(from)
 		if err != nil || !client.IsValid() {
 			continue
 		}
@@ -142,8 +137,7 @@ func (p *port) begin(client netip.AddrPort, from unix.Sockaddr, oob []byte) *flo
 			return nil
 		}
 	}
-	family, to := sockaddr(p.info.Target)
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := dial(unix.SOCK_DGRAM, p.info.Target, p.worn(from))
 	if err != nil {
 		return nil
 	}
@@ -159,16 +153,13 @@ func (p *port) begin(client netip.AddrPort, from unix.Sockaddr, oob []byte) *flo
 			}
 		}
 	}
-	if err := unix.Connect(fd, to); err == nil {
-		f.token, err = p.srv.poll.add(fd, unix.EPOLLIN, func(uint32) { p.answers(f, from) })
-		if err == nil {
-			p.flows[client] = f
-			p.srv.sweepLater()
-			return f
-		}
+	if f.token, err = p.srv.poll.add(fd, unix.EPOLLIN, func(uint32) { p.answers(f, from) }); err != nil {
+		unix.Close(fd)
+		return nil
 	}
-	unix.Close(fd)
-	return nil
+	p.flows[client] = f
+	p.srv.sweepLater()
+	return f
 }
 
 // answers brings back what the container answers to a client.

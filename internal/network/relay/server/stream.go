@@ -34,21 +34,20 @@ const (
 )
 
 // relay leads a client's connection to the target. The streams' lock is held.
-func (s *Server) relay(client int, target netip.AddrPort) {
+func (s *Server) relay(client int, target, worn netip.AddrPort) {
 	st := &stream{srv: s, client: client, server: -1}
 	for i := range st.ways {
 		st.ways[i].r, st.ways[i].w = -1, -1
 	}
-	if len(s.streams) >= maxStreams || !st.open(target) {
+	if len(s.streams) >= maxStreams || !st.open(target, worn) {
 		st.abort()
 		return
 	}
 	s.streams[st] = struct{}{}
 }
 
-func (st *stream) open(target netip.AddrPort) bool {
-	family, to := sockaddr(target)
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func (st *stream) open(target, worn netip.AddrPort) bool {
+	fd, err := dial(unix.SOCK_STREAM, target, worn)
 	if err != nil {
 		return false
 	}
@@ -63,9 +62,6 @@ func (st *stream) open(target netip.AddrPort) bool {
 			return false
 		}
 		st.ways[i].r, st.ways[i].w = p[0], p[1]
-	}
-	if err := unix.Connect(st.server, to); err != nil && err != unix.EINPROGRESS {
-		return false
 	}
 	return st.watch()
 }
