@@ -115,6 +115,7 @@ var routes = []route{
 	{"DELETE", "/gantry/trash", (*Server).trashEmpty, 0},
 	{"GET", "/gantry/prunable/{name}", (*Server).prunable, 0},
 	{"GET", "/gantry/disk", (*Server).disk, 0},
+	{"GET", "/gantry/ports/{name}", (*Server).portExplain, 0},
 	{"POST", "/gantry/check", (*Server).check, 0},
 	{"POST", "/gantry/undo", (*Server).undo, 0},
 	{"POST", "/gantry/images/{name}/protect", (*Server).imageProtect, 0},

@@ -37,7 +37,7 @@ func groups() []*command.Group {
 		}},
 		{Name: "manifest", Short: "Look at images in registries", Commands: []*command.Command{image.ManifestInspect}},
 		{Name: "network", Short: "Manage networks", Commands: []*command.Command{
-			network.Connect, network.Create, network.Disconnect, network.Inspect, network.List, network.Prune, network.Remove,
+			network.Connect, network.Create, network.Disconnect, network.Explain, network.Inspect, network.List, network.Prune, network.Remove,
 		}},
 		{Name: "system", Short: "Manage the engine", Commands: []*command.Command{
 			system.Check, system.DiskUsage, system.Events, system.Info, system.Prune,

@@ -43,3 +43,33 @@ func (c *Client) NetworkConnect(ctx context.Context, ref string, r *network.Conn
 func (c *Client) NetworkDisconnect(ctx context.Context, ref string, r *network.DisconnectRequest) error {
 	return c.JSON(ctx, Request{Method: "POST", Path: "/networks/" + esc(ref) + "/disconnect", Body: r}, nil)
 }
+
+// PortExplanation says who reaches a port of the host, and by which rule.
+type PortExplanation struct {
+	Port      int
+	Proto     string
+	Policy    string
+	Published []struct {
+		Container, ID, Network, Host, Target, By, Rule string
+		Relay                                          int
+	}
+	Holders []struct {
+		Addr, Command, Container string
+		Pid                      int
+	}
+	Ways []struct {
+		From    string
+		To      []string
+		Reached string
+		Why     []string
+	}
+	Notes []string
+}
+
+// ExplainPort asks who reaches a port, and by which rule; an engine that is not Gantry cannot say.
+func (c *Client) ExplainPort(ctx context.Context, port, proto string) (out PortExplanation, err error) {
+	q := url.Values{}
+	set(q, "proto", proto)
+	err = c.JSON(ctx, Request{Method: "GET", Path: "/gantry/ports/" + esc(port), Query: q}, &out)
+	return out, err
+}

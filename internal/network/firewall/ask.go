@@ -1,0 +1,66 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/kernel/nft"
+)
+
+// Rules are all rules of the host's namespace, everybody's, as they are now.
+type Rules struct {
+	*nft.Ruleset
+	name string
+}
+
+// Rules reads them. index are the interfaces' numbers.
+func (t *Table) Rules(index map[string]uint32) (*Rules, error) {
+	r, err := t.conn.Ruleset()
+	if err != nil {
+		return nil, fmt.Errorf("read the firewall's rules: %w", err)
+	}
+	r.Index = index
+	return &Rules{r, t.name}, nil
+}
+
+// Leads tells where the kernel leads packets for an address of the host and a port, and by which element of a map: one for this very
+// address or for all of its family. Where there is none, ok is false.
+func (r *Rules) Leads(proto uint8, host netip.AddrPort) (to netip.AddrPort, rule string, ok bool) {
+	if host.Addr() == netip.IPv6Loopback() {
+		return to, "", false // chain ports returns before
+	}
+	all := netip.IPv4Unspecified()
+	if host.Addr().Is6() {
+		all = netip.IPv6Unspecified()
+	}
+	for _, a := range []netip.Addr{host.Addr(), all} {
+		k := portKey{proto, netip.AddrPortFrom(a, host.Port())}
+		set, e := element(k, netip.AddrPortFrom(all, 0))
+		b := r.Ruleset.Leads(nft.Inet, r.name, set, e.Key)
+		n := a.BitLen() / 8
+		if len(b) < n+2 {
+			continue
+		}
+		addr, _ := netip.AddrFromSlice(b[:n])
+		to = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[n:]))
+		key := fmt.Sprintf("%s . %d", protoName(proto), host.Port())
+		if !a.IsUnspecified() {
+			key = a.String() + " . " + key
+		}
+		return to, fmt.Sprintf("element %s : %s . %d of map inet %s %s", key, to.Addr(), to.Port(), r.name, set), true
+	}
+	return to, "", false
+}
+
+func protoName(n uint8) string {
+	switch n {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	}
+	return "sctp"
+}
