@@ -194,7 +194,11 @@ func scopeOf(r *http.Request, rt route) string {
 	case actionDelete:
 		return "repository:" + rt.repo + ":delete"
 	}
-	return "repository:" + rt.repo + ":pull,push"
+	scope := "repository:" + rt.repo + ":pull,push"
+	if from := r.URL.Query().Get("from"); rt.kind == routeUploads && from != rt.repo && validName(from) { // a blob is to be mounted
+		scope += " repository:" + from + ":pull"
+	}
+	return scope
 }
 
 // allow holds a request against the rules.

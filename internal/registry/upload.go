@@ -188,7 +188,11 @@ func (s *Server) beginUpload(w *response, r *http.Request, rt route, who identit
 		if !ok {
 			return digestInvalid(q.Get("mount"))
 		}
-		mounted, err := s.mount(rt.repo, q.Get("from"), d, who)
+		from := q.Get("from")
+		if a := s.authority(); who.token != nil && !who.token.allows(from, actionPull) && validName(from) && a.may(who, from, actionPull) {
+			return a.challenge(w, r, scopeOf(r, rt), "the token is not for this")
+		}
+		mounted, err := s.mount(rt.repo, from, d, who)
 		if err != nil {
 			return err
 		}

@@ -260,6 +260,45 @@ func killedPull(t *testing.T, e *engine.Engine, name string) (killed int) {
 	return killed
 }
 
+// TestKilledCollections kills the engine at random moments of removing an image, whose layers are another's, too: that one
+// stays whole, of the other there is everything or nothing, and what is left takes no room.
+func TestKilledCollections(t *testing.T) {
+	e := ownEngine(t, "busybox")
+	host := ourRegistry(t, e)
+	kept, gone := host+"/kept:1", host+"/gone:1"
+	okOn(t, e, "tag", "busybox", kept)
+	okOn(t, e, "run", "--name", "maker", "--network", "none", "busybox", "dd", "if=/dev/urandom", "of=/made", "bs=1M", "count=4")
+	okOn(t, e, "commit", "maker", gone)
+	okOn(t, e, "rm", "maker")
+	okOn(t, e, "push", "-q", kept)
+	okOn(t, e, "push", "-q", gone)
+	killed := 0
+	for round := range rounds() {
+		okOn(t, e, "pull", "-q", gone)
+		done := make(chan engine.Result, 1)
+		go func() { done <- engine.Run(e.CLI("rmi", "-f", "--now", gone)) }()
+		select {
+		case <-done:
+		case <-time.After(time.Duration(rand.IntN(30)) * time.Millisecond):
+			killed++
+		}
+		e.Kill()
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+		okOn(t, e, "system", "check")
+		for _, name := range []string{kept, gone} {
+			if r := must(t, e.CLI("run", "--rm", "--pull", "never", "--network", "none", name, "ls")); r.Code != 0 && (name == kept || !strings.Contains(r.Err, "No such image")) {
+				t.Errorf("round %d: %v", round, r)
+			}
+		}
+	}
+	if _, shares := usage(t, e); shares["orphans"] > 0 {
+		t.Errorf("%d bytes belong to nothing", shares["orphans"])
+	}
+	t.Logf("%d of %d removals were killed", killed, rounds())
+}
+
 // TestLogin logs in at Debian's registry with a password, which config.json keeps, and out again.
 func TestLogin(t *testing.T) {
 	dir := t.TempDir()
