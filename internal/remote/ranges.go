@@ -17,7 +17,7 @@ import (
 // A large blob comes over several connections, for many registries give each of them only so much. Segments are
 // asked for ahead of what is written, and written in order: a part that is kept has no holes. What is ahead lies in memory.
 const (
-	defaultSegment = 4 << 20 // bytes
+	defaultSegment = 2 << 20 // bytes
 	segmentsAhead  = 3       // asked for at a time
 	segmentsLarge  = 8       // as many must be missing of a blob
 )

@@ -213,7 +213,7 @@ func TestKilledPullsGoOn(t *testing.T) {
 	host := ourRegistry(t, e)
 	okOn(t, e, "tag", "debian", host+"/debian:1")
 	okOn(t, e, "push", "-q", host+"/debian:1")
-	okOn(t, e, "rmi", "-f", okOn(t, e, "images", "-q", host+"/debian:1"))
+	okOn(t, e, "rmi", "-f", "--now", okOn(t, e, "images", "-q", host+"/debian:1"))
 	slow, bytes := slowly(t, e, host)
 	name := slow + "/debian:1"
 	killed := 0
@@ -225,8 +225,11 @@ func TestKilledPullsGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d times killed, %d bytes came, the archive has %d", killed, bytes.Load(), fi.Size())
+	if killed == 0 || bytes.Load() == 0 {
+		t.Error("nothing was killed in the middle")
+	}
 	// A killed engine loses at most what was on its way: buffers, not layers.
-	if most := fi.Size()*int64(max(1, rounds()/20)) + int64(killed+1)*(16<<20); bytes.Load() > most {
+	if most := fi.Size()*int64(max(1, rounds()/20)) + int64(killed+1)*(8<<20); bytes.Load() > most {
 		t.Errorf("%d bytes came for an image of %d", bytes.Load(), fi.Size())
 	}
 }

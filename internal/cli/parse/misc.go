@@ -109,6 +109,9 @@ func Reference(s string) (repo, tag string, err error) {
 	if s == "" || strings.TrimSpace(s) != s {
 		return "", "", errors.New("invalid reference format")
 	}
+	if scheme, name, ok := strings.Cut(s, "://"); ok {
+		return "", "", fmt.Errorf("invalid reference format\nleave out %s://, and write %s", scheme, name)
+	}
 	if i := strings.IndexByte(s, '@'); i >= 0 {
 		repo, tag = s[:i], s[i+1:]
 		algo, hex, ok := strings.Cut(tag, ":")

@@ -336,6 +336,7 @@ func TestReference(t *testing.T) {
 		"": "invalid reference format", "a b": "invalid reference format", "A": "invalid reference format: repository name (library/A) must be lowercase",
 		"a:": "invalid reference format", "a:.t": "invalid reference format", "-a": "invalid reference format", "a//b": "invalid reference format", "a@b": "invalid reference format",
 		"h.io/A/b": "invalid reference format: repository name (A/b) must be lowercase", ":t": "invalid reference format",
+		"https://h.io/a:1": "invalid reference format\nleave out https://, and write h.io/a:1",
 	} {
 		if _, _, err := Reference(in); err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", in, err, want)
