@@ -17,7 +17,7 @@ var floors = [][]string{
 	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/nearest", "internal/version", "internal/runtime/spec", "internal/runstream"},
 	{"internal/kernel/"},
 	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events", "internal/trash", "internal/disk"},
-	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/", "internal/build/session", "internal/volume"},
+	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/", "internal/build/session", "internal/build/session/", "internal/volume"},
 	{"internal/api", "internal/api/", "internal/cli", "internal/cli/", "internal/config"},
 	{"internal/daemon", "cmd/", "test/"},
 }
@@ -36,14 +36,15 @@ var sameFloor = map[string][]string{
 	"internal/api/":      {"internal/api"},
 	"internal/api":       {"internal/api/"},
 	"internal/registry/": {"internal/registry", "internal/registry/"},
-	"internal/build":     {"internal/build/"},
-	"internal/build/":    {"internal/build", "internal/build/"},
+	"internal/build":     {"internal/build/", "internal/build/session/"},
+	"internal/build/":    {"internal/build", "internal/build/", "internal/build/session/"},
 	// A session is what a build looks like from outside.
-	"internal/build/session": {"internal/build", "internal/build/"},
-	"internal/network":       {"internal/network/"},
-	"internal/network/":      {"internal/network/"},
-	"cmd/":                   {"internal/daemon"},
-	"test/":                  {"test/"},
+	"internal/build/session":  {"internal/build", "internal/build/", "internal/build/session/"},
+	"internal/build/session/": {"internal/build/", "internal/build/session/"},
+	"internal/network":        {"internal/network/"},
+	"internal/network/":       {"internal/network/"},
+	"cmd/":                    {"internal/daemon"},
+	"test/":                   {"test/"},
 }
 
 // small programs may import nothing but these, besides the standard library: they must stay tiny.
@@ -55,7 +56,7 @@ var small = map[string][]string{
 
 // kernelSpeakers are the rooms that may make raw system calls. (internal/container names signals by package
 // syscall, and makes none.)
-var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/disk", "internal/remote", "internal/registry/", "internal/build/session", "internal/network", "internal/network/", "internal/volume", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
+var kernelSpeakers = []string{"internal/kernel/", "internal/layer", "internal/runtime", "internal/runtime/", "internal/atomicfile", "internal/failpoint", "internal/state", "internal/content", "internal/disk", "internal/remote", "internal/registry/", "internal/build/session", "internal/build/session/", "internal/network", "internal/network/", "internal/volume", "cmd/", "test/", "internal/cli", "internal/cli/", "internal/client", "internal/daemon"}
 
 type pkg struct {
 	ImportPath string

@@ -21,5 +21,5 @@ func main() {
 		fmt.Fprintln(os.Stderr, "gantry "+os.Args[1]+":", err)
 		os.Exit(1)
 	}
-	os.Exit(cli.Main(os.Args, cli.Build{Version: version.Version, Commit: commit, Time: built}, startEngine, becomeEngine))
+	os.Exit(cli.Main(os.Args, cli.Build{Version: version.Version, Commit: commit, Time: built}, startEngine))
 }

@@ -23,6 +23,7 @@ import (
 	"gantry/internal/build"
 	"gantry/internal/build/builder"
 	"gantry/internal/build/graph"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/build/solve"
 	"gantry/internal/build/source"
 	"gantry/internal/errs"
@@ -176,10 +177,10 @@ func buildTags(list []string) ([]string, error) {
 
 // buildRequest reads the parameters of a build.
 func (c *call) buildRequest() (*build.Request, error) {
-	r := &build.Request{
+	r := &build.Request{Classic: true, Request: wire.Request{
 		ID: c.str("buildid"), File: c.str("dockerfile"), Target: c.str("target"), NoCache: c.flag("nocache"), Pull: c.flag("pull"),
-		CgroupParent: c.str("cgroupparent"), Network: c.str("networkmode"), Classic: true, HostNetwork: true,
-	}
+		CgroupParent: c.str("cgroupparent"), Network: c.str("networkmode"), HostNetwork: true,
+	}}
 	if err := jsonParameter(c, "buildargs", &r.Args); err != nil {
 		return nil, err
 	}

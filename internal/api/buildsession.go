@@ -14,6 +14,7 @@ import (
 	"gantry/internal/build/executor"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/session"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/build/solve"
 	"gantry/internal/errs"
 )
@@ -28,7 +29,7 @@ func (s *Server) buildSession(c *call) error {
 		return err
 	}
 	var r build.Request
-	if err := decodeJSON(http.MaxBytesReader(c.w, c.r.Body, session.MaxRequest), &r); err != nil {
+	if err := decodeJSON(http.MaxBytesReader(c.w, c.r.Body, wire.MaxRequest), &r.Request); err != nil {
 		return err
 	}
 	for i := range r.Outputs {

@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/errs"
 )
 
@@ -77,7 +77,7 @@ var routes = []route{
 	{"POST", "/auth", (*Server).auth, 0},
 	{"GET", "/distribution/{name}/json", (*Server).distribution, v(30)},
 	{"POST", "/build", (*Server).build, 0},
-	{"POST", session.Path, (*Server).buildSession, 0},
+	{"POST", wire.Path, (*Server).buildSession, 0},
 	{"POST", "/build/prune", (*Server).buildPrune, v(31)},
 	{"POST", "/build/cancel", (*Server).buildCancel, v(39)},
 	{"POST", "/session", missing("BuildKit's API"), v(39)},

@@ -8,14 +8,13 @@ package build
 
 import (
 	"context"
-	"io"
 	"net"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/internal/build/graph"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/build/source"
 	"gantry/internal/remote"
 )
@@ -31,65 +30,23 @@ type Client interface {
 	Agent(ctx context.Context, id string) (net.Conn, error)
 }
 
-// Request is one build. As JSON it is what a session begins with.
+// Request is one build.
 type Request struct {
-	ID     string // names the build for Cancel; may be empty
-	Client Client `json:"-"`
-	// Dockerfile is the file's content; nil reads File from the client's folder "dockerfile", or "context" where it has none.
-	Dockerfile []byte
-	// File is the Dockerfile's path in its folder, for reading and for messages; "" is Dockerfile.
-	File   string
-	Target string // stage; "" is the last
-	// Args are the build arguments. A nil value is one that the client's environment does not have.
-	Args          map[string]*string
-	Labels        map[string]string
-	NoCache       bool
-	NoCacheFilter []string // stages
-	Pull          bool     // ask the registry even for images that are here
-	Platforms     []ocispec.Platform
-	// Ignore are the patterns of .dockerignore, for the check that finds a COPY of what they leave out.
-	Ignore []string
-	// Contexts are --build-context: name to "local:" and a folder of the client's, docker-image://, oci-layout:// or an address.
-	Contexts map[string]string
-	// Remote is an address, of git or http, that is the context instead of a folder of the client's.
-	Remote string
-
-	Network      string // of RUN: "", "default", "none", "host"
-	ExtraHosts   []string
-	Ulimits      []graph.Ulimit
-	ShmSize      int64 // bytes
-	CgroupParent string
-	Resources    graph.Resources
-	// Check asks for the front end's checks alone: nothing is solved, and Built is empty.
-	Check       bool
-	Insecure    bool // RUN --security=insecure and --network=host are allowed
-	HostNetwork bool // RUN --network=host is
-	Epoch       *time.Time
-
-	Outputs []Output
-	Sink    Sink `json:"-"` // may be nil
+	wire.Request
+	Client Client
+	Sink   Sink // may be nil
 	// Access is what the client knows of an image's registry; nil: nothing.
-	Access func(ref string) remote.Access `json:"-"`
+	Access func(ref string) remote.Access
 	// Classic has the history and some details as Docker's classic builder has them, see dockerfile.Options.
-	Classic bool `json:"-"`
+	Classic bool
 }
 
-// Output is one thing to make of the result.
-type Output struct {
-	// Type is "image" (into the engine's images), "local" (a tar stream of the files, for a folder of the client's), "tar" (the
-	// same), "docker" or "oci" (an image archive).
-	Type  string
-	Names []string  // of an image, "repository[:tag]"
-	To    io.Writer `json:"-"` // where an archive goes
-}
-
-// Built is what came of a build.
-type Built struct {
-	Image    digest.Digest // ID of the image, its config's digest; "" where none was wanted
-	Manifest digest.Digest
-	Names    []string // in full
-	Config   []byte
-}
+// What a session carries, too.
+type (
+	Output = wire.Output
+	Built  = wire.Built
+	Status = wire.Status
+)
 
 // EventKind says what happened.
 type EventKind uint8
@@ -122,14 +79,6 @@ type Event struct {
 	State digest.Digest
 	// Why says, when Started, why the cache did not have it: "no such step before", "file src/main.go".
 	Why string
-}
-
-// Status tells how far a part of a vertex is.
-type Status struct {
-	ID             string // names the part
-	Action         string // "Downloading", "transferring context"
-	Current, Total int64  // bytes; Total 0: not known
-	Done           bool
 }
 
 // Sink is told what happens. It is called by one goroutine at a time.

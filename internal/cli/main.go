@@ -22,15 +22,9 @@ import (
 // Build is what the linker knows of this program.
 type Build struct{ Version, Commit, Time string }
 
-// Main runs the command line and returns the exit code. args is os.Args; start, if set, starts an engine for root (command.Env),
-// become runs the engine's program in this one's place, for verbs that are too heavy for this one.
-func Main(args []string, b Build, start func(context.Context, *command.Env) error, become func([]string) error) int {
-	return run(args, &command.Env{Version: b.Version, Commit: b.Commit, Built: b.Time, StartEngine: start, Become: become})
-}
-
-// MainHeavy is Main in the engine's program, which has the heavy verbs.
-func MainHeavy(args []string, b Build, verbs map[string]command.Flags) int {
-	return run(args, &command.Env{Version: b.Version, Commit: b.Commit, Built: b.Time, Heavy: verbs})
+// Main runs the command line and returns the exit code. args is os.Args; start, if set, starts an engine for root (command.Env).
+func Main(args []string, b Build, start func(context.Context, *command.Env) error) int {
+	return run(args, &command.Env{Version: b.Version, Commit: b.Commit, Built: b.Time, StartEngine: start})
 }
 
 func run(args []string, env *command.Env) int {
@@ -53,7 +47,6 @@ func run(args []string, env *command.Env) int {
 
 // Run finds the verb in args and runs it.
 func Run(ctx context.Context, env *command.Env, args []string) error {
-	all := args
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.SetInterspersed(false)
@@ -84,13 +77,6 @@ func Run(ctx context.Context, env *command.Env, args []string) error {
 		args = append(append([]string{}, args...), "--help")
 	}
 	if c, gname, n := find(args); c != nil {
-		if c.Flags == nil {
-			heavy, err := c.Load(ctx, env, all)
-			if err != nil {
-				return err
-			}
-			c = heavy
-		}
 		return command.Invoke(ctx, env, c, gname, strings.Join(args[:n], " "), args[n:])
 	}
 	if gr := group(args[0]); gr != nil {

@@ -38,7 +38,7 @@ func TestEveryVerb(t *testing.T) {
 			t.Errorf("%s is there twice", c.Top)
 		}
 		top[c.Top] = true
-		if c.Short == "" || c.Flags == nil && c.Heavy == "" {
+		if c.Short == "" || c.Flags == nil {
 			t.Errorf("%s is not whole", name)
 		}
 		if c.Flags == nil {

@@ -5,6 +5,7 @@
 package cli
 
 import (
+	"gantry/internal/cli/build"
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/container"
 	"gantry/internal/cli/image"
@@ -18,14 +19,14 @@ import (
 func groups() []*command.Group {
 	return []*command.Group{
 		{Name: "builder", Short: "Manage builds", Commands: []*command.Command{
-			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Heavy: "build"},
-			{Name: "prune", Short: "Remove what builds left in the cache", Heavy: "builder prune"},
-			{Name: "du", Short: "Show what builds keep on disk", Heavy: "builder du"},
+			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Flags: build.Build},
+			{Name: "prune", Short: "Remove what builds left in the cache", Flags: build.Prune},
+			{Name: "du", Short: "Show what builds keep on disk", Flags: build.DiskUsage},
 		}},
 		{Name: "buildx", Short: "Docker's other name for builder", Commands: []*command.Command{
-			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Aliases: []string{"b"}, Heavy: "build"},
-			{Name: "prune", Short: "Remove what builds left in the cache", Heavy: "builder prune"},
-			{Name: "du", Short: "Show what builds keep on disk", Heavy: "builder du"},
+			{Name: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Aliases: []string{"b"}, Flags: build.Build},
+			{Name: "prune", Short: "Remove what builds left in the cache", Flags: build.Prune},
+			{Name: "du", Short: "Show what builds keep on disk", Flags: build.DiskUsage},
 		}},
 		{Name: "container", Short: "Manage containers", Commands: []*command.Command{
 			container.Attach, container.Commit, container.Copy, container.Create, container.Diff, container.Exec, container.Export, container.Inspect,
@@ -33,7 +34,7 @@ func groups() []*command.Group {
 			container.Run, container.Start, container.Stop, container.Top, container.Unpause, container.Wait,
 		}},
 		{Name: "image", Short: "Manage images", Commands: []*command.Command{
-			{Name: "build", Top: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Heavy: "build"}, image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
+			{Name: "build", Top: "build", Args: "[OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Min: 1, Max: 1, Flags: build.Build}, image.History, image.Import, image.Inspect, image.Load, image.List, image.Prune, image.Pull, image.Push, image.Remove, image.Save, image.Tag, image.Update,
 		}},
 		{Name: "manifest", Short: "Look at images in registries", Commands: []*command.Command{image.ManifestInspect}},
 		{Name: "network", Short: "Manage networks", Commands: []*command.Command{

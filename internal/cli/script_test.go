@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 		os.Exit(Main(os.Args, Build{Version: "1.2.3", Commit: "abc"}, func(_ context.Context, env *command.Env) error {
 			fmt.Fprintln(env.IO.Err, "would start the engine")
 			return errors.New("but this is a test")
-		}, nil))
+		}))
 	}
 	testscript.Main(m, map[string]func(){"gantry": run, "docker": run})
 }

@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"gantry/internal/build"
 	"gantry/internal/build/dockerfile"
 	"gantry/internal/build/graph"
@@ -112,4 +114,5 @@ func (alone) Folder(context.Context, *graph.Local) (source.Tree, error) { return
 type empty struct{ source.Tree }
 
 func (empty) Entries() []source.Entry                     { return nil }
+func (empty) Digest() digest.Digest                       { return "" }
 func (empty) Want(context.Context, []*source.Entry) error { return nil }

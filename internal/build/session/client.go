@@ -3,23 +3,26 @@ package session
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"path"
-	"strconv"
-	"strings"
+	"slices"
 	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"gantry/internal/build"
 	"gantry/internal/build/graph"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/build/source"
 	"gantry/internal/errs"
+	"gantry/internal/layer"
 )
 
 // maxSecret bounds a secret, in bytes; BuildKit's bound.
@@ -27,13 +30,11 @@ const maxSecret = 500 << 10
 
 // Client is the engine's end of a session. It implements build.Client and build.Sink.
 type Client struct {
-	http   *http.ClientConn
+	conn   *wire.Conn
 	files  *Files
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-
-	events *json.Encoder
-	pipe   *io.PipeWriter
+	events *events
 	told   chan struct{} // closed when the client has taken in all events
 
 	mu      sync.Mutex
@@ -42,28 +43,22 @@ type Client struct {
 
 // NewClient talks over conn until ctx or the connection ends. Files keeps contents over builds.
 func NewClient(ctx context.Context, conn net.Conn, files *Files) (*Client, error) {
-	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: &protocols, DisableCompression: true, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 4 << 20},
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
-	over, err := transport.NewClientConn(ctx, "http", "client:80")
+	c := &Client{conn: wire.NewConn(conn, nil), files: files, told: make(chan struct{}), folders: map[string]*folder{}}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	s, err := (&wire.Ask{Kind: "events"}).Open(c.conn)
 	if err != nil {
+		c.conn.Close()
 		return nil, errs.Canceled.Errorf("begin a session: %w", err)
 	}
-	c := &Client{http: over, files: files, told: make(chan struct{}), folders: map[string]*folder{}}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	r, w := io.Pipe()
-	c.pipe, c.events = w, json.NewEncoder(w)
+	c.events = newEvents(s)
 	go func() {
 		defer close(c.told)
-		resp, err := c.send(context.WithoutCancel(ctx), "POST", "http://client/events", r)
-		if err == nil {
-			resp.Body.Close()
-		}
+		_ = wire.Await(s)
 		// All that the client has to say here is that it is gone.
 		c.cancel(errs.Canceled.Errorf("the client has gone"))
-		r.CloseWithError(errs.Canceled.Errorf("the client has gone"))
+		c.events.stop()
 	}()
+	context.AfterFunc(c.ctx, func() { c.conn.Close() })
 	return c, nil
 }
 
@@ -71,54 +66,58 @@ func NewClient(ctx context.Context, conn net.Conn, files *Files) (*Client, error
 func (c *Client) Context() context.Context { return c.ctx }
 
 // Event implements build.Sink.
-func (c *Client) Event(e build.Event) { _ = c.events.Encode(FromBuild(e)) } // a client that is gone ends the context
+func (c *Client) Event(e build.Event) { c.events.add(FromBuild(e)) } // a client that is gone ends the context
 
 // End tells the client how it ended, waits until it knows, and closes the session.
 func (c *Client) End(built *build.Built, err error, code int) {
-	e := Event{Kind: Ended, Built: built, Code: code}
+	e := wire.Event{Kind: wire.Ended, Built: built, Code: code}
 	if err != nil {
 		e.Error = err.Error()
 	}
-	_ = c.events.Encode(e)
-	c.pipe.Close()
+	c.events.add(e)
+	c.events.end()
 	<-c.told
-	_ = c.http.Close()
 	c.cancel(nil)
+	c.conn.Close()
 }
 
-// send asks the client for something. An answer that is no success is an error with the client's words.
-func (c *Client) send(ctx context.Context, method, url string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, body)
+// ask asks the client for something, until ctx ends. A refusal is an error with the client's words.
+func (c *Client) ask(ctx context.Context, a *wire.Ask) (*wire.Stream, error) {
+	s, err := a.Open(c.conn)
 	if err != nil {
-		return nil, err
+		return nil, c.gone(err)
 	}
-	resp, err := c.http.RoundTrip(req)
-	if err != nil {
-		if c.ctx.Err() != nil {
-			return nil, errs.Canceled.Wrap(context.Cause(c.ctx))
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	if err := wire.Await(s); err != nil {
+		stop()
+		s.Close()
+		if errs.NotFound.Is(err) || errs.Invalid.Is(err) {
+			return nil, err
 		}
-		return nil, errs.Canceled.Errorf("ask the client: %w", err)
+		if ctx.Err() != nil {
+			return nil, errs.Canceled.Wrap(ctx.Err())
+		}
+		return nil, c.gone(err)
 	}
-	if resp.StatusCode == http.StatusOK {
-		return resp, nil
+	return s, nil
+}
+
+// gone is the error of a session that has ended, if that is why err came.
+func (c *Client) gone(err error) error {
+	if c.ctx.Err() != nil {
+		return errs.Canceled.Wrap(context.Cause(c.ctx))
 	}
-	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	kind := errs.Invalid
-	if resp.StatusCode == http.StatusNotFound {
-		kind = errs.NotFound
-	}
-	return nil, kind.Errorf("%s", strings.TrimSpace(string(text)))
+	return errs.Canceled.Errorf("ask the client: %w", err)
 }
 
 // Secret implements build.Client.
 func (c *Client) Secret(ctx context.Context, id string) ([]byte, error) {
-	resp, err := c.send(ctx, "GET", at("secret", id), nil)
+	s, err := c.ask(ctx, &wire.Ask{Kind: "secret", Name: id})
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxSecret+1))
+	defer s.Close()
+	data, err := io.ReadAll(io.LimitReader(s, maxSecret+1))
 	if err == nil && len(data) > maxSecret {
 		err = errs.Invalid.Errorf("invalid secret %s: longer than %d bytes", id, maxSecret)
 	}
@@ -127,65 +126,58 @@ func (c *Client) Secret(ctx context.Context, id string) ([]byte, error) {
 
 // Agent implements build.Client.
 func (c *Client) Agent(ctx context.Context, id string) (net.Conn, error) {
-	here, there := net.Pipe()
-	// The transport closes the body when the agent has said its last: what that was must still go through there.
-	resp, err := c.send(ctx, "POST", at("agent", id), io.NopCloser(there))
+	s, err := c.ask(ctx, &wire.Ask{Kind: "agent", Name: id})
 	if err != nil {
-		here.Close()
-		there.Close()
 		return nil, err
 	}
-	go func() {
-		_, _ = io.Copy(there, resp.Body)
-		there.Close() // ends the request's body, for which closing the reply's waits
-		resp.Body.Close()
-	}()
-	return here, nil
+	return s, nil
 }
 
 // Output returns what takes in the archive of the request's output n.
 func (c *Client) Output(n int) *Output {
-	r, w := io.Pipe()
-	o := &Output{w, make(chan error, 1)}
-	go func() {
-		resp, err := c.send(c.ctx, "POST", at("output", strconv.Itoa(n)), r)
-		if err == nil {
-			err = resp.Body.Close()
-		}
-		r.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
-		o.done <- err
-	}()
-	return o
+	s, err := (&wire.Ask{Kind: "output", Number: n}).Open(c.conn)
+	return &Output{s, err}
 }
 
 // Output is an archive on its way to the client.
 type Output struct {
-	pipe *io.PipeWriter
-	done chan error
+	s   *wire.Stream
+	err error
 }
 
 // Write sends on.
-func (o *Output) Write(p []byte) (int, error) { return o.pipe.Write(p) }
+func (o *Output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	return o.s.Write(p)
+}
 
 // Close ends the archive and tells whether the client has all of it.
 func (o *Output) Close() error {
-	o.pipe.Close()
-	return <-o.done
+	if o.err != nil {
+		return o.err
+	}
+	defer o.s.Close()
+	_ = o.s.CloseWrite() // what the client has to say of it is said by the answer
+	return wire.Await(o.s)
 }
 
 // Abort breaks the archive off: the client keeps nothing of it.
-func (o *Output) Abort(err error) {
-	o.pipe.CloseWithError(err)
-	<-o.done
+func (o *Output) Abort(error) {
+	if o.err == nil {
+		o.s.Close()
+	}
 }
 
 // Folder implements build.Client.
 func (c *Client) Folder(ctx context.Context, l *graph.Local) (source.Tree, error) {
-	ask, err := json.Marshal(selection{l.Include, l.Exclude, l.Follow})
+	ask := &wire.Ask{Kind: "folder", Name: l.Name, Include: l.Include, Exclude: l.Exclude, Follow: l.Follow}
+	data, err := json.Marshal(ask)
 	if err != nil {
 		return nil, err
 	}
-	key := l.Name + "\x00" + string(ask)
+	key := string(data)
 	c.mu.Lock()
 	f := c.folders[key]
 	if f == nil {
@@ -208,68 +200,71 @@ func (c *Client) Folder(ctx context.Context, l *graph.Local) (source.Tree, error
 	return f, nil
 }
 
-// selection says which part of a folder is wanted; see graph.Local.
-type selection struct {
-	Include, Exclude, Follow []string `json:",omitempty"`
-}
-
 // folder is a source.Tree: a folder of the client's, as it was when it was first asked for.
 type folder struct {
 	c       *Client
 	name    string
 	ready   chan struct{}
 	err     error
+	digest  digest.Digest // of its list
 	entries []source.Entry
 
 	fetch sync.Mutex // one transfer at a time
 }
 
-func (f *folder) list(ask []byte) error {
-	resp, err := f.c.send(f.c.ctx, "POST", at("folder", f.name), bytes.NewReader(ask))
+// list gets the list of names; one that came before is not sent again.
+func (f *folder) list(ask *wire.Ask) error {
+	s, err := f.c.ask(f.c.ctx, ask)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxLine)
-	last := ""
-	for lines.Scan() {
-		var w Entry
-		if err := json.Unmarshal(lines.Bytes(), &w); err != nil {
-			return errs.Invalid.Errorf("read the list of folder %s: %w", f.name, err)
-		}
-		if w.Error != "" {
-			return errs.Invalid.Errorf("%s", w.Error)
-		}
-		e := w.entry()
-		if err := check(&e, last); err != nil {
-			return errs.Invalid.Errorf("read the list of folder %s: %q: %w", f.name, e.Path, err)
-		}
-		last = e.Path
-		if f.entries = append(f.entries, e); len(f.entries) > maxEntries {
-			return errs.Invalid.Errorf("folder %s has more than %d names: keep some out by .dockerignore", f.name, maxEntries)
-		}
+	defer s.Close()
+	var sum [sha256.Size]byte
+	if _, err := io.ReadFull(s, sum[:]); err != nil {
+		return f.c.gone(err)
 	}
-	if err := lines.Err(); err != nil {
-		return errs.Canceled.Errorf("read the list of folder %s: %w", f.name, err)
+	f.digest = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))
+	data, err := f.c.files.read(f.digest, wire.MaxList)
+	if err != nil {
+		if _, err := s.Write([]byte{1}); err != nil {
+			return f.c.gone(err)
+		}
+		n, err := wire.ReadLength(s)
+		if err != nil {
+			return f.c.gone(err)
+		}
+		if n > wire.MaxList {
+			return errs.Invalid.Errorf("folder %s: %w", f.name, wire.ErrTooMany)
+		}
+		var b bytes.Buffer
+		if err := f.c.files.Put(f.digest, io.TeeReader(io.LimitReader(s, int64(n)), &b)); err != nil {
+			return fmt.Errorf("receive the list of folder %s: %w", f.name, err)
+		}
+		data = b.Bytes()
+	}
+	list, err := wire.ReadList(data)
+	if err != nil {
+		return errs.Invalid.Errorf("read the list of folder %s: %w", f.name, err)
+	}
+	f.entries = make([]source.Entry, len(list))
+	for i := range list {
+		f.entries[i] = entry(&list[i])
 	}
 	return nil
 }
 
-// check refuses what no honest client sends.
-func check(e *source.Entry, last string) error {
-	switch {
-	case e.Path == "" || e.Path == "." || e.Path == ".." || strings.HasPrefix(e.Path, "../") || path.IsAbs(e.Path) || path.Clean(e.Path) != e.Path || strings.Contains(e.Path, "\x00"):
-		return errors.New("it is no path in a folder")
-	case last != "" && source.Compare(last, e.Path) >= 0:
-		return errors.New("it is out of order")
-	case e.Size < 0:
-		return errors.New("its size is negative")
-	case !e.IsRegular():
-		return nil
+// entry is a name of a list as a source has it.
+func entry(w *wire.Entry) source.Entry {
+	e := source.Entry{Path: w.Path, Node: layer.Node{Mode: w.Mode, UID: w.UID, GID: w.GID, Size: w.Size, Rdev: w.Rdev,
+		Mtime: time.Unix(0, w.Mtime), Link: w.Link, Inode: w.Inode, Xattrs: w.Xattrs}}
+	if w.IsRegular() {
+		e.Digest = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(w.Sum[:]))
 	}
-	return e.Digest.Validate()
+	return e
 }
+
+// Digest implements source.Tree.
+func (f *folder) Digest() digest.Digest { return f.digest }
 
 // Entries implements source.Tree.
 func (f *folder) Entries() []source.Entry { return f.entries }
@@ -279,33 +274,34 @@ func (f *folder) Want(ctx context.Context, files []*source.Entry) error {
 	f.fetch.Lock()
 	defer f.fetch.Unlock()
 	var missing []*source.Entry
-	var paths [][]byte
+	var numbers []byte
 	seen := map[string]bool{}
 	for _, e := range files {
 		if d := string(e.Digest); !seen[d] && !f.c.files.Has(e.Digest) {
 			seen[d] = true
-			missing, paths = append(missing, e), append(paths, []byte(e.Path))
+			n, _ := slices.BinarySearchFunc(f.entries, e.Path, func(x source.Entry, path string) int { return source.Compare(x.Path, path) })
+			missing, numbers = append(missing, e), binary.AppendUvarint(numbers, uint64(n))
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	ask, err := json.Marshal(paths)
+	s, err := f.c.ask(ctx, &wire.Ask{Kind: "files", Name: f.name, List: f.digest.Encoded()})
 	if err != nil {
 		return err
 	}
-	resp, err := f.c.send(ctx, "POST", at("files", f.name), bytes.NewReader(ask))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	in := bufio.NewReaderSize(resp.Body, 256<<10)
+	defer s.Close()
+	go func() { // it may be more than the client takes in before it has begun to answer
+		_, _ = s.Write(numbers)
+		_ = s.CloseWrite()
+	}()
+	in := bufio.NewReaderSize(s, 256<<10)
 	for _, e := range missing {
-		n, err := readLength(in)
+		n, err := wire.ReadLength(in)
 		if err != nil {
 			return errs.Canceled.Errorf("receive %s: %w", e.Path, err)
 		}
-		if n == badFile {
+		if n == wire.BadFile {
 			return f.bad(in, e)
 		}
 		if n != uint64(e.Size) {
@@ -322,7 +318,7 @@ func (f *folder) Want(ctx context.Context, files []*source.Entry) error {
 }
 
 func (f *folder) bad(in io.Reader, e *source.Entry) error {
-	n, err := readLength(in)
+	n, err := wire.ReadLength(in)
 	if err != nil {
 		return errs.Canceled.Wrap(err)
 	}

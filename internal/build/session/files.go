@@ -45,10 +45,38 @@ func (f *Files) path(d digest.Digest) string {
 	return filepath.Join(f.dir, d.Algorithm().String(), d.Encoded()[:2], d.Encoded())
 }
 
+// fresh is how long ago a content's last use may be noted without noting it anew.
+const fresh = time.Hour
+
 // Has reports whether the content is here, and keeps it from being trimmed soon.
 func (f *Files) Has(d digest.Digest) bool {
+	path := f.path(d)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
 	now := time.Now()
-	return os.Chtimes(f.path(d), now, now) == nil
+	if age := now.Sub(info.ModTime()); age >= 0 && age < fresh {
+		return true
+	}
+	return os.Chtimes(path, now, now) == nil
+}
+
+// read returns a content of at most limit bytes.
+func (f *Files) read(d digest.Digest, limit int64) ([]byte, error) {
+	if !f.Has(d) {
+		return nil, errs.NotFound.Errorf("no file %s is here", d)
+	}
+	r, err := f.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errs.Invalid.Errorf("file %s is longer than %d bytes", d, limit)
+	}
+	return data, err
 }
 
 // Put takes in a content. One that is not of the digest is errs.Invalid.

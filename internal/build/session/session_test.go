@@ -3,7 +3,6 @@ package session
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,12 +19,14 @@ import (
 
 	"gantry/internal/build"
 	"gantry/internal/build/graph"
+	"gantry/internal/build/session/offer"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/build/source"
 	"gantry/internal/errs"
 )
 
 // connect serves the offer at one end of a connection and returns the engine's end, and what Serve returns.
-func connect(t *testing.T, o *Offer, files *Files) (*Client, chan error) {
+func connect(t *testing.T, o *offer.Offer, files *Files) (*Client, chan error) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -42,7 +42,7 @@ func connect(t *testing.T, o *Offer, files *Files) (*Client, chan error) {
 		t.Fatal(err)
 	}
 	if o.Event == nil {
-		o.Event = func(Event) {}
+		o.Event = func(wire.Event) {}
 	}
 	served := make(chan error, 1)
 	go func() { served <- o.Serve(t.Context(), here); here.Close() }()
@@ -115,7 +115,7 @@ func TestFolder(t *testing.T) {
 	}
 	attributes := unix.Setxattr(filepath.Join(dir, "b-d"), "user.mine", []byte{0xff, 0}, 0) == nil
 	files := newFiles(t)
-	o := &Offer{Folders: map[string]Folder{"context": {dir, []string{"skip", "!skip/keep"}}}, Cache: cache}
+	o := &offer.Offer{Folders: map[string]offer.Folder{"context": {Path: dir, Exclude: []string{"skip", "!skip/keep"}}}, Cache: cache}
 	c, served := connect(t, o, files)
 	tree, err := c.Folder(t.Context(), &graph.Local{Name: "context"})
 	if err != nil {
@@ -131,6 +131,9 @@ func TestFolder(t *testing.T) {
 	}
 	if attributes && all[4].Xattrs["user.mine"] != "\xff\x00" {
 		t.Errorf("attributes of b-d: %q", all[4].Xattrs)
+	}
+	if tree.Digest() == "" || !files.Has(tree.Digest()) {
+		t.Error("the list was not kept")
 	}
 	if files.Has(all[0].Digest) {
 		t.Error("a content came that nobody asked for")
@@ -165,6 +168,16 @@ func TestFolder(t *testing.T) {
 		t.Error(err)
 	}
 
+	// Another build of the same: the list is known. It is read from what the engine keeps, whatever the client would send.
+	c, _ = connect(t, o, files)
+	again, err := c.Folder(t.Context(), &graph.Local{Name: "context"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Digest() != tree.Digest() || !slices.Equal(paths(again), want) {
+		t.Errorf("again: %s, %q", again.Digest(), paths(again))
+	}
+
 	// Another build: only what changed travels, and what is as it was is not even read.
 	write(t, dir, map[string]string{"b/c": "new"})
 	c, _ = connect(t, o, files)
@@ -185,7 +198,7 @@ func TestFolder(t *testing.T) {
 func TestChangedMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"same": "12345", "longer": "12345", "gone": "12345"})
-	c, _ := connect(t, &Offer{Folders: map[string]Folder{"context": {Path: dir}}}, newFiles(t))
+	c, _ := connect(t, &offer.Offer{Folders: map[string]offer.Folder{"context": {Path: dir}}}, newFiles(t))
 	tree, err := c.Folder(t.Context(), &graph.Local{Name: "context"})
 	if err != nil {
 		t.Fatal(err)
@@ -225,12 +238,12 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 		}
 	}()
 	var got bytes.Buffer
-	var events []Event
-	c, served := connect(t, &Offer{
+	var events []wire.Event
+	c, served := connect(t, &offer.Offer{
 		Secrets: map[string]func() ([]byte, error){"token": func() ([]byte, error) { return []byte("s3cret"), nil }, "bad": func() ([]byte, error) { return nil, errors.New("open token: gone") }},
 		Agents:  map[string]string{"default": agent},
 		Outputs: map[int]func(io.Reader) error{1: func(r io.Reader) error { _, err := io.Copy(&got, r); return err }, 2: func(io.Reader) error { return errors.New("no room") }},
-		Event:   func(e Event) { events = append(events, e) },
+		Event:   func(e wire.Event) { events = append(events, e) },
 	}, newFiles(t))
 	if data, err := c.Secret(t.Context(), "token"); err != nil || string(data) != "s3cret" {
 		t.Errorf("secret: %q, %v", data, err)
@@ -283,7 +296,7 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
-	if len(events) != 2 || string(events[0].Data) != "hello\xff\n" || events[1].Kind != Ended || events[1].Error != "it failed" || events[1].Code != 3 {
+	if len(events) != 2 || string(events[0].Data) != "hello\xff\n" || events[1].Kind != wire.Ended || events[1].Error != "it failed" || events[1].Code != 3 {
 		t.Errorf("events: %+v", events)
 	}
 }
@@ -293,7 +306,7 @@ func TestGone(t *testing.T) {
 	here, there := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- (&Offer{Event: func(Event) {}}).Serve(ctx, here) }()
+	go func() { served <- (&offer.Offer{Event: func(wire.Event) {}}).Serve(ctx, here) }()
 	c, err := NewClient(t.Context(), there, newFiles(t))
 	if err != nil {
 		t.Fatal(err)
@@ -312,7 +325,7 @@ func TestGone(t *testing.T) {
 	c.End(nil, errors.New("x"), 1) // does not hang
 
 	here, there = net.Pipe()
-	go func() { served <- (&Offer{Event: func(Event) {}}).Serve(t.Context(), here) }()
+	go func() { served <- (&offer.Offer{Event: func(wire.Event) {}}).Serve(t.Context(), here) }()
 	if c, err = NewClient(t.Context(), there, newFiles(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -322,24 +335,6 @@ func TestGone(t *testing.T) {
 	there.Close()
 	if err := <-served; !errs.Unavailable.Is(err) {
 		t.Errorf("after the engine went: %v", err)
-	}
-}
-
-// TestHostileList: names that no folder has are refused.
-func TestHostileList(t *testing.T) {
-	for _, bad := range []string{"", ".", "..", "../x", "/x", "a//b", "a/../b", "a/./b", "a\x00b", "a/"} {
-		e := source.Entry{Path: bad}
-		e.Mode = unix.S_IFDIR
-		if check(&e, "") == nil {
-			t.Errorf("%q was taken for a path", bad)
-		}
-	}
-	e := source.Entry{Path: "a"}
-	if e.Mode = unix.S_IFREG; check(&e, "") == nil {
-		t.Error("a file without a digest was taken")
-	}
-	if e.Mode = unix.S_IFDIR; check(&e, "b") == nil || check(&e, "a") == nil {
-		t.Error("a list out of order was taken")
 	}
 }
 
@@ -396,63 +391,12 @@ func TestFilesAreTrimmed(t *testing.T) {
 	}
 }
 
-// TestUnchangedFilesAreNotRead: what the cache knows is believed as long as nothing of the file changed.
-func TestUnchangedFilesAreNotRead(t *testing.T) {
-	dir, cache := t.TempDir(), t.TempDir()
-	write(t, dir, map[string]string{"f": "content"})
-	full := filepath.Join(dir, "f")
-	var reads atomic.Int32
-	look := func() source.Entry {
-		t.Helper()
-		entries, err := walk(t.Context(), &Folder{Path: dir}, selection{}, cache)
-		if err != nil || len(entries) != 1 {
-			t.Fatal(entries, err)
-		}
-		return entries[0]
-	}
-	// A change that is too young is not believed; wait for time to go on, as the file system sees it.
-	for {
-		before := look()
-		known, _ := remembered(dir, cache)
-		if len(known) == 1 {
-			if before.Digest != toDigest("content") {
-				t.Fatal(before.Digest)
-			}
-			break
-		}
-		if reads.Add(1) > 10000 {
-			t.Fatal("it is never remembered")
-		}
-		time.Sleep(time.Millisecond)
-	}
-	known, save := remembered(dir, cache)
-	s := known["f"]
-	s.Sum[0] ^= 1
-	save(map[string]seen{"f": s})
-	if look().Digest == toDigest("content") {
-		t.Error("the file was read again")
-	}
-	if err := os.Chtimes(full, time.Now(), time.Unix(0, s.Mtime)); err != nil { // its ctime changes
-		t.Fatal(err)
-	}
-	if look().Digest != toDigest("content") {
-		t.Error("the file was not read again")
-	}
-}
-
-func FuzzList(f *testing.F) {
-	f.Add([]byte(`{"p":"YQ==","m":33188,"d":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}`))
-	f.Add([]byte(`{"error":"x"}`))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		var w Entry
-		if json.Unmarshal(line, &w) != nil {
-			return
-		}
-		e := w.entry()
-		if check(&e, "") == nil && strings.HasPrefix(e.Path, "/") {
-			t.Errorf("%q was taken", e.Path)
-		}
-	})
-}
-
 func toDigest(s string) digest.Digest { return digest.FromString(s) }
+
+func TestKindsHaveNames(t *testing.T) {
+	for k := build.Planned; k <= build.Exporting; k++ {
+		if FromBuild(build.Event{Kind: k, Err: errors.New("x")}).Kind == "" {
+			t.Errorf("kind %d has no name", k)
+		}
+	}
+}

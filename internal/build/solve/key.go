@@ -195,10 +195,13 @@ func (j *job) content(r *Ref, c *graph.Copy) (digest.Digest, error) {
 		strict.EmptyWildcard = false
 		c = &strict
 	}
-	memo := ""
-	if r.id != "" {
+	memo, of := "", r.id
+	if r.tree != nil && r.tree.Tree().Digest() != "" {
+		of = "tree " + r.tree.Tree().Digest().String()
+	}
+	if of != "" {
 		h := newHasher()
-		h.str(r.id)
+		h.str(of)
 		h.str(fmt.Sprintf("%q %v %v %v %v %q %q %q", c.Src, c.FollowLinks, c.Contents, c.Wildcard, c.EmptyWildcard, c.Include, c.Exclude, c.Required))
 		memo = h.sum()
 		j.s.mu.Lock()

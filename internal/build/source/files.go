@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"gantry/internal/errs"
 	"gantry/internal/layer"
@@ -17,21 +18,25 @@ import (
 // is fs.ErrNotExist.
 type Files struct {
 	tree     Tree
+	once     sync.Once // of the rest, which a build that the cache knows does not need
 	byPath   map[string]*Entry
 	children map[string][]string
 }
 
-// NewFiles indexes t.
-func NewFiles(t Tree) *Files {
-	f := &Files{tree: t, byPath: map[string]*Entry{}, children: map[string][]string{}}
-	list := t.Entries()
-	for i := range list {
-		e := &list[i]
-		f.byPath[e.Path] = e
-		dir, name := split(e.Path)
-		f.children[dir] = append(f.children[dir], name)
-	}
-	return f
+// NewFiles reads t.
+func NewFiles(t Tree) *Files { return &Files{tree: t} }
+
+func (f *Files) index() {
+	f.once.Do(func() {
+		list := f.tree.Entries()
+		f.byPath, f.children = make(map[string]*Entry, len(list)), map[string][]string{}
+		for i := range list {
+			e := &list[i]
+			f.byPath[e.Path] = e
+			dir, name := split(e.Path)
+			f.children[dir] = append(f.children[dir], name)
+		}
+	})
 }
 
 // Tree returns what it reads.
@@ -50,6 +55,7 @@ const maxLinks = 40
 
 // Find resolves a path to its entry; the root's has an empty path.
 func (f *Files) Find(name string) (*Entry, error) {
+	f.index()
 	// A path that is in the list has nothing but directories above it.
 	if e := f.byPath[strings.TrimPrefix(name, "/")]; e != nil {
 		return e, nil

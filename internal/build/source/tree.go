@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"gantry/internal/build/session/wire"
 	"gantry/internal/layer"
 )
 
@@ -24,6 +25,8 @@ type Tree interface {
 	// Entries lists all names in the order of their bytes' paths compared name by name, so that a directory comes before
 	// what is in it. The list is not to be changed.
 	Entries() []Entry
+	// Digest names the tree with all that is in it: equal ones have equal contents. Empty: it is not known.
+	Digest() digest.Digest
 	// Want tells which files will be opened soon, so that they can come together. It returns when Open need not wait for
 	// each of them.
 	Want(ctx context.Context, files []*Entry) error
@@ -32,16 +35,4 @@ type Tree interface {
 }
 
 // Compare orders paths name by name: "a/b" comes before "a-b", and right behind "a".
-func Compare(a, b string) int {
-	for i := 0; i < len(a) && i < len(b); i++ {
-		if x, y := a[i], b[i]; x != y {
-			if x == '/' {
-				return -1
-			} else if y == '/' {
-				return 1
-			}
-			return int(x) - int(y)
-		}
-	}
-	return len(a) - len(b)
-}
+func Compare(a, b string) int { return wire.Compare(a, b) }

@@ -1,7 +1,6 @@
 // Package build is the verbs of building: build, and builder's prune and du.
 //
-// They are too heavy for the front, which starts at every command: it becomes the engine's program for them, where they
-// talk to the engine through a session (internal/build/session).
+// A build talks to the engine through a session (internal/build/session/wire). The Dockerfile is read here, and understood there.
 package build
 
 import (
@@ -10,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,9 +18,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
-	"gantry/internal/build"
 	"gantry/internal/build/graph"
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/offer"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
 	"gantry/internal/client"
@@ -117,14 +115,14 @@ func Build(fs *pflag.FlagSet, _ *command.Env) command.Run {
 // plan is a build that is ready to be asked for.
 type plan struct {
 	o       *options
-	request build.Request
-	offer   session.Offer
+	request wire.Request
+	offer   offer.Offer
 	names   []string
 	push    []string
 	display display
 	clean   []func()
 
-	last session.Event // how it ended
+	last wire.Event // how it ended
 }
 
 func (p *plan) close() {
@@ -135,7 +133,7 @@ func (p *plan) close() {
 
 func (o *options) plan(ctx context.Context, env *command.Env, where string) (*plan, error) {
 	p := &plan{o: o}
-	p.offer = session.Offer{Folders: map[string]session.Folder{}, Secrets: map[string]func() ([]byte, error){}, Agents: map[string]string{},
+	p.offer = offer.Offer{Folders: map[string]offer.Folder{}, Secrets: map[string]func() ([]byte, error){}, Agents: map[string]string{},
 		Outputs: map[int]func(io.Reader) error{}, Event: p.event, Cache: cacheDir(env)}
 	if err := p.describe(ctx, env, where); err != nil {
 		p.close()
@@ -274,8 +272,8 @@ func platforms(list []string) (out []ocispec.Platform, err error) {
 	return out, nil
 }
 
-func (p *plan) event(e session.Event) {
-	if e.Kind == session.Ended {
+func (p *plan) event(e wire.Event) {
+	if e.Kind == wire.Ended {
 		p.last = e
 	}
 	p.display.event(e)
@@ -292,7 +290,7 @@ func (p *plan) run(ctx context.Context, env *command.Env) error {
 		return err
 	}
 	began := time.Now()
-	stream, err := c.Upgrade(ctx, client.Request{Method: http.MethodPost, Path: session.Path, Body: &p.request, Header: header})
+	stream, err := c.Upgrade(ctx, client.Request{Method: "POST", Path: wire.Path, Body: &p.request, Header: header})
 	if err != nil {
 		if strings.Contains(err.Error(), "page not found") {
 			return errors.New("failed to build: the engine is not Gantry, which alone knows how this program builds: use the docker command with it")
@@ -354,7 +352,7 @@ func (p *plan) finish(ctx context.Context, env *command.Env, c *client.Client, t
 	return nil
 }
 
-func metadata(b *build.Built, took time.Duration) map[string]any {
+func metadata(b *wire.Built, took time.Duration) map[string]any {
 	m := map[string]any{"gantry.build.seconds": took.Seconds()}
 	if b.Image != "" {
 		m["containerimage.config.digest"] = b.Image

@@ -2,7 +2,6 @@ package build
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,9 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/pflag"
 
-	"gantry/internal/build"
 	"gantry/internal/build/graph"
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/iostreams"
 )
@@ -160,18 +158,18 @@ func play(d display, b []byte) {
 	at := time.Unix(1000, 0)
 	tick := func(ms int) time.Time { return at.Add(time.Duration(ms) * time.Millisecond) }
 	a, r, f := digest.FromString("a"), digest.FromString("r"), digest.FromString("f")
-	d.event(session.Event{Kind: "planned", Time: at, Vertices: []session.Vertex{{Digest: a, Name: "[1/3] FROM busybox"}, {Digest: r, Name: "[2/3] RUN echo hi", Source: []graph.Range{{Start: 2, End: 2}}},
+	d.event(wire.Event{Kind: "planned", Time: at, Vertices: []wire.Vertex{{Digest: a, Name: "[1/3] FROM busybox"}, {Digest: r, Name: "[2/3] RUN echo hi", Source: []graph.Range{{Start: 2, End: 2}}},
 		{Digest: f, Name: "[3/3] RUN false", Source: []graph.Range{{Start: 3, End: 3}}}},
 		Warnings: []graph.Warning{{Rule: "StageNameCasing", Message: "Stage name 'A' should be lowercase", Description: "Stage names should be lowercase", Source: []graph.Range{{Start: 1, End: 1}}}}})
-	d.event(session.Event{Kind: "cached", Time: tick(10), Vertex: a})
-	d.event(session.Event{Kind: "started", Time: tick(20), Vertex: r, Why: "no such step before"})
-	d.event(session.Event{Kind: "logged", Time: tick(120), Vertex: r, Data: []byte("hi\nhal"), Stream: 1})
-	d.event(session.Event{Kind: "logged", Time: tick(140), Vertex: r, Data: []byte("f\n"), Stream: 1})
-	d.event(session.Event{Kind: "completed", Time: tick(320), Vertex: r})
-	d.event(session.Event{Kind: "started", Time: tick(330), Vertex: f})
-	d.event(session.Event{Kind: "logged", Time: tick(340), Vertex: f, Data: []byte("oh no"), Stream: 2})
-	d.event(session.Event{Kind: "failed", Time: tick(350), Vertex: f, Error: "exit code: 1"})
-	d.event(session.Event{Kind: session.Ended, Time: tick(360), Error: "process failed"})
+	d.event(wire.Event{Kind: "cached", Time: tick(10), Vertex: a})
+	d.event(wire.Event{Kind: "started", Time: tick(20), Vertex: r, Why: "no such step before"})
+	d.event(wire.Event{Kind: "logged", Time: tick(120), Vertex: r, Data: []byte("hi\nhal"), Stream: 1})
+	d.event(wire.Event{Kind: "logged", Time: tick(140), Vertex: r, Data: []byte("f\n"), Stream: 1})
+	d.event(wire.Event{Kind: "completed", Time: tick(320), Vertex: r})
+	d.event(wire.Event{Kind: "started", Time: tick(330), Vertex: f})
+	d.event(wire.Event{Kind: "logged", Time: tick(340), Vertex: f, Data: []byte("oh no"), Stream: 2})
+	d.event(wire.Event{Kind: "failed", Time: tick(350), Vertex: f, Error: "exit code: 1"})
+	d.event(wire.Event{Kind: wire.Ended, Time: tick(360), Error: "process failed"})
 	d.close()
 	d.report("", b)
 }
@@ -242,7 +240,7 @@ func TestCheckAndQuiet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.event(session.Event{Kind: "planned", Warnings: []graph.Warning{{Rule: "R", URL: "https://example.org/r", Message: "m", Description: "d", Source: []graph.Range{{Start: 2, End: 2}}}}})
+	d.event(wire.Event{Kind: "planned", Warnings: []graph.Warning{{Rule: "R", URL: "https://example.org/r", Message: "m", Description: "d", Source: []graph.Range{{Start: 2, End: 2}}}}})
 	d.close()
 	d.report("sub/Dockerfile", []byte(dockerfile))
 	want := "Check complete, 1 warning has been found!\n\nWARNING: R - https://example.org/r\nd\nm\nsub/Dockerfile:2\n--------------------\n   1 |     FROM busybox AS A\n   2 | >>> RUN echo hi\n   3 |     RUN false\n   4 |     CMD x\n--------------------\n"
@@ -253,7 +251,7 @@ func TestCheckAndQuiet(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Reset()
-	d.event(session.Event{Kind: "planned"})
+	d.event(wire.Event{Kind: "planned"})
 	d.close()
 	if out.Len()+errOut.Len() > 0 {
 		t.Errorf("quiet said %q", out.String()+errOut.String())
@@ -265,14 +263,6 @@ func TestCheckAndQuiet(t *testing.T) {
 	for _, want := range []string{`"vertexes":[{"digest":"sha256:`, `"logs":[{"vertex":"sha256:`, `"cached":true`, `"error":"exit code: 1"`, `"warnings":[{"level":1`} {
 		if !strings.Contains(errOut.String(), want) {
 			t.Errorf("no %s in %s", want, errOut.String())
-		}
-	}
-}
-
-func TestKindsHaveNames(t *testing.T) {
-	for k := build.Planned; k <= build.Exporting; k++ {
-		if session.FromBuild(build.Event{Kind: k, Err: errors.New("x")}).Kind == "" {
-			t.Errorf("kind %d has no name", k)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"text/tabwriter"
@@ -52,7 +51,7 @@ func Prune(fs *pflag.FlagSet, _ *command.Env) command.Run {
 			q.Set("filters", s)
 		}
 		var r types.CachePruneReport
-		if err := c.JSON(ctx, client.Request{Method: http.MethodPost, Path: "/build/prune", Query: q}, &r); err != nil {
+		if err := c.JSON(ctx, client.Request{Method: "POST", Path: "/build/prune", Query: q}, &r); err != nil {
 			return err
 		}
 		if len(r.CachesDeleted) > 0 {
@@ -80,7 +79,7 @@ func DiskUsage(fs *pflag.FlagSet, _ *command.Env) command.Run {
 			BuildCacheUsage struct{ Items []types.CacheRecord }
 		}
 		q := url.Values{"type": {"build-cache"}, "verbose": {"1"}}
-		if err := c.JSON(ctx, client.Request{Method: http.MethodGet, Path: "/system/df", Query: q}, &usage); err != nil {
+		if err := c.JSON(ctx, client.Request{Method: "GET", Path: "/system/df", Query: q}, &usage); err != nil {
 			return err
 		}
 		records := usage.BuildCache

@@ -13,13 +13,13 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"gantry/internal/build/graph"
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/cli/command"
 )
 
 // display shows what happens. Its methods are called by one goroutine at a time.
 type display interface {
-	event(session.Event)
+	event(wire.Event)
 	close()
 	warned() int // how many warnings there were
 	// report shows, at the end, what failed and what there is to say about the Dockerfile.
@@ -55,7 +55,7 @@ func newDisplay(env *command.Env, o *options) (display, error) {
 
 // step is a vertex as it is shown.
 type step struct {
-	session.Vertex
+	wire.Vertex
 	number         int // as people count, from 1, when it is first heard of
 	began, ended   time.Time
 	cached, failed bool
@@ -90,7 +90,7 @@ func (b *book) warned() int { return len(b.warnings) }
 const tailLines = 40
 
 // take notes an event and returns the step that it is about; nil if it is about none, or none that is shown.
-func (b *book) take(e session.Event) (s *step, fresh bool) {
+func (b *book) take(e wire.Event) (s *step, fresh bool) {
 	if b.begun.IsZero() {
 		b.begun = e.Time
 	}
@@ -273,7 +273,7 @@ type plain struct {
 	last *step
 }
 
-func (p *plain) event(e session.Event) {
+func (p *plain) event(e wire.Event) {
 	if e.Kind == "exporting" {
 		fmt.Fprintf(p.w, "%s\n", e.Text)
 		return
@@ -315,7 +315,7 @@ func (p *plain) close() {}
 // quiet shows nothing but what failed.
 type quiet struct{ book }
 
-func (q *quiet) event(e session.Event) {
+func (q *quiet) event(e wire.Event) {
 	if s, _ := q.take(e); s != nil {
 		s.lines(!s.ended.IsZero())
 	}
@@ -372,7 +372,7 @@ type rawLine struct {
 	Warnings []rawWarning `json:"warnings,omitempty"`
 }
 
-func (r *raw) event(e session.Event) {
+func (r *raw) event(e wire.Event) {
 	s, _ := r.take(e)
 	var line rawLine
 	switch {

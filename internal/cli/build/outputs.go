@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"gantry/internal/build"
+	"gantry/internal/build/session/wire"
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/container"
 	"gantry/internal/cli/credentials"
@@ -36,7 +36,7 @@ func (p *plan) addOutputs(env *command.Env) error {
 		}
 	}
 	if len(p.request.Outputs) == 0 || p.o.load {
-		p.request.Outputs = append(p.request.Outputs, build.Output{Type: "image", Names: p.names})
+		p.request.Outputs = append(p.request.Outputs, wire.Output{Type: "image", Names: p.names})
 	}
 	if p.o.push {
 		p.push = append(p.push, p.names...)
@@ -73,7 +73,7 @@ func (p *plan) addOutput(env *command.Env, s string) error {
 		}
 	}
 	n := len(p.request.Outputs)
-	out := build.Output{Type: kind, Names: names}
+	out := wire.Output{Type: kind, Names: names}
 	switch kind {
 	case "":
 		return errors.New("it has no type")

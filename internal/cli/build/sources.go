@@ -18,7 +18,7 @@ import (
 
 	"github.com/moby/patternmatcher/ignorefile"
 
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/offer"
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/container"
 )
@@ -150,7 +150,7 @@ func (p *plan) addContexts() error {
 		if err != nil {
 			return err
 		}
-		p.offer.Folders[name] = session.Folder{Path: at, Exclude: exclude}
+		p.offer.Folders[name] = offer.Folder{Path: at, Exclude: exclude}
 		p.request.Contexts[name] = "local:" + name
 	}
 	return nil
@@ -218,7 +218,7 @@ func (p *plan) addContext(env *command.Env, where string) error {
 		return err
 	}
 	p.request.Ignore = exclude
-	p.offer.Folders["context"] = session.Folder{Path: where, Exclude: exclude}
+	p.offer.Folders["context"] = offer.Folder{Path: where, Exclude: exclude}
 	return nil
 }
 
@@ -269,7 +269,7 @@ func (p *plan) fromStdin(env *command.Env) error {
 		return err
 	}
 	p.clean = append(p.clean, func() { os.RemoveAll(dir) })
-	p.offer.Folders["context"] = session.Folder{Path: dir}
+	p.offer.Folders["context"] = offer.Folder{Path: dir}
 	var r io.Reader = in
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
@@ -317,7 +317,7 @@ func (p *plan) fromStdin(env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	p.offer.Folders["context"] = session.Folder{Path: dir, Exclude: exclude}
+	p.offer.Folders["context"] = offer.Folder{Path: dir, Exclude: exclude}
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/docker/go-units"
 	"golang.org/x/term"
 
-	"gantry/internal/build/session"
+	"gantry/internal/build/session/wire"
 )
 
 // terminal is a picture that moves: finished steps stay, what runs now is drawn again and again below them.
@@ -58,13 +58,13 @@ func newTerminal(b book) *terminal {
 	return t
 }
 
-func (t *terminal) event(e session.Event) {
+func (t *terminal) event(e wire.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch e.Kind {
 	case "exporting":
 		t.text = e.Text
-	case session.Ended:
+	case wire.Ended:
 		t.ended, t.failed = true, e.Error != ""
 	}
 	if s, _ := t.take(e); s != nil {

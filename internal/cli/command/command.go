@@ -29,32 +29,11 @@ type Command struct {
 	Min     int      // least arguments
 	Max     int      // most arguments, -1 for any number
 	Stop    bool     // flags end at the first argument, for what follows belongs to the container
-	// Flags is nil for a heavy verb: the engine's program has it, by the name Heavy.
-	Flags Flags
-	Heavy string
+	Flags   Flags
 }
 
 // Flags registers a verb's flags and returns what does its work.
 type Flags func(*pflag.FlagSet, *Env) Run
-
-// Load returns a heavy verb with its flags. In the front it does not return, unless it fails: the engine's program takes
-// over, with all of the arguments.
-func (c *Command) Load(ctx context.Context, env *Env, args []string) (*Command, error) {
-	if flags := env.Heavy[c.Heavy]; flags != nil {
-		whole := *c
-		whole.Flags = flags
-		return &whole, nil
-	}
-	if env.Become == nil {
-		return nil, fmt.Errorf("%s is not in this program", c.Heavy)
-	}
-	// Only the front knows how to start an engine. What else is wrong is found, and said, by who comes.
-	if e, err := env.Client(); err == nil && firstHelp(args) == "" {
-		_ = e.Negotiate(ctx)
-		e.Close()
-	}
-	return nil, env.Become(append([]string{"cli", env.Prog}, args...))
-}
 
 // Group is a noun with its verbs.
 type Group struct {

@@ -34,10 +34,6 @@ type Env struct {
 	// StartEngine starts the engine when root uses the default socket and nobody listens; nil never does.
 	StartEngine func(ctx context.Context, env *Env) error
 
-	// Heavy are the verbs that only the engine's program has; Become puts it in this one's place, to be run with arguments.
-	Heavy  map[string]Flags
-	Become func(args []string) error
-
 	client *client.Client
 	config *Config
 }
