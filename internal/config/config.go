@@ -23,6 +23,9 @@ import (
 // DefaultFile is read when it exists; a file named by --config-file must.
 const DefaultFile = "/etc/gantry/daemon.json"
 
+// Proxies are URLs for registries of a scheme, and who is reached without one.
+type Proxies struct{ HTTP, HTTPS, No string }
+
 // Config is how the engine is to run.
 type Config struct {
 	File     string
@@ -58,6 +61,7 @@ type Config struct {
 	InsecureRegistries []string            // hosts and networks that plain HTTP will do for
 	RegistryMirrors    []string            // of Docker Hub
 	Mirrors            map[string][]string // of any registry, by its host
+	Proxies            Proxies             // to registries
 }
 
 // GroupRequired reports whether the group was asked for: then it must exist.
@@ -137,7 +141,7 @@ func (c *Config) Reload(args []string) (*Config, error) {
 	}
 	r := *c
 	r.Debug, r.LogLevel, r.Labels = n.Debug, n.LogLevel, n.Labels
-	r.InsecureRegistries, r.RegistryMirrors, r.Mirrors = n.InsecureRegistries, n.RegistryMirrors, n.Mirrors
+	r.InsecureRegistries, r.RegistryMirrors, r.Mirrors, r.Proxies = n.InsecureRegistries, n.RegistryMirrors, n.Mirrors, n.Proxies
 	return &r, nil
 }
 

@@ -27,7 +27,7 @@ func TestFile(t *testing.T) {
 	"default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "publish-policy": "firewall",
 	"log-driver": "json-file", "log-opts": {"max-size": "1m"}, "init": true,
 	"default-shm-size": "1g", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host", "live-restore": true,
-	"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://m"], "mirrors": {"quay.io": "https://a, http://b"}
+	"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://m"], "mirrors": {"quay.io": "https://a, http://b"}, "proxies": {"http-proxy": "http://p:3128", "no-proxy": "a,b"}
 }`)})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +35,8 @@ func TestFile(t *testing.T) {
 	if len(c.Hosts) != 2 || c.Hosts[1] != "tcp://127.0.0.1:2375" || c.DataRoot != "/d" || c.ExecRoot != "/e" || c.Pidfile != "/p" || c.Group != "staff" ||
 		!c.GroupRequired() || !c.Debug || c.LogLevel != "warn" || c.CgroupParent != "/x" || c.Ulimits["nofile"] != (Ulimit{10, 20}) || c.LogOpts["max-size"] != "1m" ||
 		!c.Init || c.ShmSize != 1<<30 || c.IpcMode != "shareable" || c.CgroupnsMode != "host" ||
-		len(c.InsecureRegistries) != 2 || len(c.RegistryMirrors) != 1 || len(c.Mirrors["quay.io"]) != 2 || c.Mirrors["quay.io"][1] != "http://b" {
+		len(c.InsecureRegistries) != 2 || len(c.RegistryMirrors) != 1 || len(c.Mirrors["quay.io"]) != 2 || c.Mirrors["quay.io"][1] != "http://b" ||
+		c.Proxies != (Proxies{HTTP: "http://p:3128", No: "a,b"}) {
 		t.Errorf("%+v", c)
 	}
 }
@@ -73,6 +74,7 @@ func TestRefused(t *testing.T) {
 		{"[]", nil, []string{"object"}},
 		{`{"default-address-pools": ["10.0.0.0/8"]}`, nil, []string{"want an array such as", "line 1"}},
 		{`{"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}`, nil, []string{"default-address-pools"}},
+		{`{"proxies": {"http": "x"}}`, nil, []string{"want http-proxy, https-proxy or no-proxy"}},
 		{`{"publish-policy": "wall"}`, nil, []string{"want forward or firewall"}},
 		{`{"default-ulimits": {"nofil": {"Soft": 1}}}`, nil, []string{`did you mean "nofile"?`}},
 		{`{"live-restore": false}`, nil, []string{"outlive"}},

@@ -135,6 +135,17 @@ var options = []*option{
 		}
 		return nil
 	}},
+	{flag: "proxy", key: "proxies", kind: pairs, arg: "map", help: "Proxies to registries: http-proxy=URL, https-proxy=URL, no-proxy=HOST[,HOST...]", set: func(c *Config, v []string) error {
+		for _, p := range v {
+			name, value, _ := strings.Cut(p, "=")
+			at, ok := map[string]*string{"http-proxy": &c.Proxies.HTTP, "https-proxy": &c.Proxies.HTTPS, "no-proxy": &c.Proxies.No}[name]
+			if !ok {
+				return fmt.Errorf("unknown proxy setting %q: want http-proxy, https-proxy or no-proxy", name)
+			}
+			*at = value
+		}
+		return nil
+	}},
 	{flag: "init", key: "init", kind: boolean, help: "Run an init in every container that forwards signals and reaps processes", set: flag(func(c *Config) *bool { return &c.Init })},
 	{flag: "default-shm-size", key: "default-shm-size", kind: size, arg: "bytes", help: "Default size of /dev/shm (default 64MiB)", set: func(c *Config, v []string) error {
 		n, err := parseSize(v[0])

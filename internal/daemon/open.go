@@ -170,7 +170,7 @@ var certDirs = []string{"/etc/gantry/certs.d", "/etc/docker/certs.d"}
 
 // registries is what the configuration says of registries.
 func registries(cfg *config.Config) remote.Config {
-	c := remote.Config{Insecure: cfg.InsecureRegistries, Mirrors: maps.Clone(cfg.Mirrors)}
+	c := remote.Config{Insecure: cfg.InsecureRegistries, Mirrors: maps.Clone(cfg.Mirrors), Proxies: remote.Proxies(cfg.Proxies)}
 	if len(cfg.RegistryMirrors) > 0 {
 		c.Mirrors["docker.io"] = append(slices.Clone(cfg.RegistryMirrors), c.Mirrors["docker.io"]...)
 	}

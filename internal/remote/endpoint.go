@@ -53,6 +53,7 @@ type settings struct {
 	insecure map[string]bool
 	networks []netip.Prefix
 	mirrors  map[string][]*url.URL
+	proxies  *proxies
 }
 
 func parseConfig(cfg Config) (settings, error) {
@@ -82,7 +83,9 @@ func parseConfig(cfg Config) (settings, error) {
 			s.mirrors[host] = append(s.mirrors[host], u)
 		}
 	}
-	return s, nil
+	var err error
+	s.proxies, err = parseProxies(cfg.Proxies)
+	return s, err
 }
 
 // parseMirror reads a mirror's URL. The refusals are Docker's.
@@ -375,10 +378,10 @@ func tlsConfig(t *tlsFiles, insecure bool) (*tls.Config, error) {
 	return cfg, nil
 }
 
-func newTransport(cfg *tls.Config, p Patience) *http.Transport {
+func newTransport(cfg *tls.Config, p Patience, proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 	d := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
+		Proxy: proxy, DialContext: d.DialContext, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: p.Reply, ExpectContinueTimeout: time.Second,
 		MaxResponseHeaderBytes: 256 << 10, DisableCompression: true, ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10,
 		// One HTTP/2 connection for all layers would put them into one flow-control window, of the server's choice.

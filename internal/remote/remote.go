@@ -65,6 +65,7 @@ func (p Patience) orDefault() Patience {
 type Config struct {
 	Insecure []string            // hosts (with port), or networks in CIDR form, that plain HTTP and unknown certificates will do for
 	Mirrors  map[string][]string // URLs of mirrors, by the registry's host
+	Proxies  Proxies
 }
 
 // Client reaches registries. Its methods may be called from any goroutine.
@@ -259,7 +260,7 @@ func (c *Client) transport(key string, make func() (*tls.Config, error)) (*http.
 	if err != nil {
 		return nil, err
 	}
-	t := newTransport(cfg, c.o.Patience)
+	t := newTransport(cfg, c.o.Patience, c.proxy)
 	c.transports[key] = t
 	return t, nil
 }

@@ -1,18 +1,27 @@
 package remote
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -343,6 +352,90 @@ func TestSchemes(t *testing.T) {
 	}
 	if _, err := newClient(t, dir).Repository(named(t, host(secure)+"/app"), Access{}); err == nil || !strings.Contains(err.Error(), "missing key me.key for client certificate me.cert") {
 		t.Errorf("a certificate without its key: %v", err)
+	}
+}
+
+// TestClientCertificate: a registry that wants one gets that of its folder, and no other host does.
+func TestClientCertificate(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	me, err := x509.CreateCertificate(cryptorand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(mode tls.ClientAuthType, shown *atomic.Int64) *httptest.Server {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if len(r.TLS.PeerCertificates) == 1 && bytes.Equal(r.TLS.PeerCertificates[0].Raw, me) {
+				shown.Add(1)
+			}
+			serveManifest(w, r)
+		}))
+		s.TLS = &tls.Config{ClientAuth: mode}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return s
+	}
+	var wanted, other atomic.Int64
+	strict, curious := start(tls.RequireAnyClientCert, &wanted), start(tls.RequestClientCert, &other)
+	dir := t.TempDir()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: strict.Certificate().Raw})
+	for name, data := range map[string][]byte{
+		host(strict) + "/ca.crt": ca, host(curious) + "/ca.crt": ca,
+		host(strict) + "/me.cert": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: me}),
+		host(strict) + "/me.key":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newClient(t, dir)
+	for _, s := range []*httptest.Server{strict, curious} {
+		if _, err := repository(t, c, host(s)+"/app", Access{}).Manifest(t.Context(), "1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if wanted.Load() == 0 || other.Load() != 0 {
+		t.Errorf("shown %d times where it is wanted, %d times elsewhere", wanted.Load(), other.Load())
+	}
+	if _, err := repository(t, newClient(t), host(strict)+"/app", Access{}).Manifest(t.Context(), "1"); err == nil {
+		t.Error("let in without a certificate")
+	}
+}
+
+func TestProxies(t *testing.T) {
+	p, err := parseProxies(Proxies{HTTP: "plain:3128", HTTPS: "http://u:p@secure:3128", No: "direct.example, .lan,10.0.0.0/8,port.example:5000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for u, want := range map[string]string{
+		"http://reg.example": "plain:3128", "https://reg.example": "secure:3128", "https://direct.example:5000": "", "https://a.direct.example": "",
+		"https://lan": "secure:3128", "https://a.lan": "", "https://10.1.2.3": "", "https://11.1.2.3": "secure:3128", "https://localhost:5000": "", "http://127.0.0.1": "",
+		"http://port.example:5000": "", "http://port.example:5001": "plain:3128", "http://notdirect.example": "plain:3128",
+	} {
+		at, err := url.Parse(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if way := p.of(at); way != nil {
+			got = way.Host
+		}
+		if got != want {
+			t.Errorf("%s by %q, not %q", u, got, want)
+		}
+	}
+	for _, bad := range []string{"ftp://x", "http://", "a b"} {
+		if _, err := parseProxies(Proxies{HTTP: bad}); !errs.Invalid.Is(err) {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }
 

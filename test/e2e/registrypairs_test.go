@@ -11,12 +11,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -399,6 +401,66 @@ func TestARegistryThatSpeaksTheOtherScheme(t *testing.T) {
 	if r.Code != 1 || !strings.Contains(r.Err, "connection refused\nNothing listens at 127.0.0.1, but at "+port+": write "+port+"/NAME") {
 		t.Error(r)
 	}
+}
+
+// TestRegistrySettingsReload: what daemon.json says of registries counts from the next SIGHUP on: who is insecure, mirrors, and
+// proxies.
+func TestRegistrySettingsReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "daemon.json")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("{}")
+	e := engine.Gantry(filepath.Join(scratch, "own", fmt.Sprint("rr", nextRoot())), "--config-file", file)
+	if err := boot(e, "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, e)
+	addr := certificateHost(t, e)
+	startRegistry(t, e, addr, "", func(string) *exec.Cmd {
+		return exec.Command(gantry.Program, "registry", "serve", "-l", addr, "-d", t.TempDir())
+	})
+	okOn(t, e, "tag", "busybox", addr+"/org/x")
+	if r := must(t, e.CLI("push", "-q", addr+"/org/x")); r.Code == 0 {
+		t.Fatal(r)
+	}
+	reloaded := func(args ...string) string {
+		t.Helper()
+		if err := syscall.Kill(e.Pid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			r := must(t, e.CLI(args...))
+			if r.Code == 0 {
+				return r.Out
+			}
+			if time.Now().After(end) {
+				t.Fatal(r)
+			}
+		}
+	}
+	write(`{"insecure-registries": ["` + addr + `"]}`)
+	reloaded("push", "-q", addr+"/org/x")
+
+	write(`{"mirrors": {"quay.invalid": "http://` + addr + `"}}`)
+	if out := reloaded("pull", "quay.invalid/org/x"); !strings.Contains(out, "(mirror http://"+addr+")") {
+		t.Errorf("the progress says %q", out)
+	}
+
+	// By a proxy, who alone knows where the host is.
+	proxy := &httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Host = addr },
+		Transport: &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return dial(e, addr) }},
+	}
+	l := listen(t, e)
+	srv := &http.Server{Handler: proxy}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	write(`{"insecure-registries": ["reg.invalid:80"], "proxies": {"http-proxy": "http://` + l.Addr().String() + `"}}`)
+	reloaded("pull", "-q", "reg.invalid:80/org/x")
 }
 
 var registrySessions = []session{
