@@ -242,22 +242,32 @@ func (c *Conn) Configure(i *Interface) error {
 	if err != nil {
 		return err
 	}
-	var b netlink.Batch
-	if !hasIPv6(i.Addrs) {
-		b.Begin(unix.RTM_NEWLINK, 0, info(l.Index, 0, 0))
-		genNone(&b)
+	bare := !hasIPv6(i.Addrs)
+	err = c.configure(i, l.Index, bare)
+	if bare && errors.Is(err, unix.EAFNOSUPPORT) {
+		// The host has no IPv6, or the MTU is too small for it: what it would do need not be kept from happening.
+		err = c.configure(i, l.Index, false)
 	}
-	for _, a := range i.Addrs {
-		addAddr(&b, l.Index, a)
-	}
-	b.Begin(unix.RTM_NEWLINK, 0, info(l.Index, unix.IFF_UP, unix.IFF_UP))
-	for _, g := range i.Gateways {
-		addRoute(&b, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, l.Index, g)
-	}
-	if err := c.Do(&b); err != nil {
+	if err != nil {
 		return fmt.Errorf("configure interface %s: %w", i.Name, err)
 	}
 	return nil
+}
+
+func (c *Conn) configure(i *Interface, index int32, bare bool) error {
+	var b netlink.Batch
+	if bare {
+		b.Begin(unix.RTM_NEWLINK, 0, info(index, 0, 0))
+		genNone(&b)
+	}
+	for _, a := range i.Addrs {
+		addAddr(&b, index, a)
+	}
+	b.Begin(unix.RTM_NEWLINK, 0, info(index, unix.IFF_UP, unix.IFF_UP))
+	for _, g := range i.Gateways {
+		addRoute(&b, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, g)
+	}
+	return c.Do(&b)
 }
 
 func hasIPv6(addrs []netip.Prefix) bool {
