@@ -77,6 +77,7 @@ func (x *containerCreate) request(have version) (container.CreateRequest, []stri
 		}
 	}
 	shape(have, x, containerCreateShims)
+	x.checkSysctls()
 	if x.err != nil {
 		return container.CreateRequest{}, nil, x.err
 	}

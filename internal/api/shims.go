@@ -196,6 +196,7 @@ var containerCreateShims = []shim[containerCreate]{
 			}
 		}
 	}},
+	{v(47), "kernel parameters of eth0 are those of the first network's interface", (*containerCreate).moveSysctls},
 	{v(45), "no VolumeOptions.Subpath", func(x *containerCreate) {
 		for _, m := range x.HostConfig.Mounts {
 			if m.VolumeOptions != nil && m.VolumeOptions.Subpath != "" {
