@@ -27,7 +27,7 @@ func (s *Server) portExplain(c *call) error {
 	if err != nil {
 		return errs.Invalid.Errorf("invalid port specification: %q", c.name+"/"+proto)
 	}
-	x, err := n.Explain(proto, uint16(port))
+	x, err := n.Explain(c.r.Context(), proto, uint16(port))
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,9 @@ type Config struct {
 	Bridge       string       // interface of the default network; "": the engine's own, "none": no default network
 	BIP          netip.Prefix // its address and subnet; invalid: chosen
 	MTU          int          // bytes; 0: the uplink's
+	ICC          bool         // containers of the default network reach each other
+	Masquerade   bool         // what goes out of the default network gets the host's address
+	HostIP       netip.Addr   // where ports are published by default; invalid: everywhere
 	Relayed      bool         // publish-policy "firewall"
 	AddressPools []ipam.Pool  // nil: Docker's
 
@@ -75,7 +78,7 @@ type Ulimit struct {
 func defaults() *Config {
 	return &Config{
 		File: DefaultFile, DataRoot: "/var/lib/gantry", ExecRoot: DefaultExecRoot, Pidfile: "/run/gantry.pid", Group: "gantry",
-		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true, Trash: 10 * time.Minute,
+		LogLevel: "info", LogDriver: "json-file", ShmSize: 64 << 20, IpcMode: "private", LiveRestore: true, ICC: true, Masquerade: true, Trash: 10 * time.Minute,
 		Ulimits: map[string]Ulimit{}, LogOpts: map[string]string{}, Mirrors: map[string][]string{},
 	}
 }

@@ -183,6 +183,14 @@ var options = []*option{
 		c.MTU = n
 		return nil
 	}},
+	{flag: "icc", key: "icc", kind: boolean, help: "Containers of the default network reach each other, and not only by published ports and links (default true)", set: flag(func(c *Config) *bool { return &c.ICC })},
+	{flag: "ip-masq", key: "ip-masq", kind: boolean, help: "What goes out of the default network gets the host's address (default true)", set: flag(func(c *Config) *bool { return &c.Masquerade })},
+	{flag: "ip", key: "ip", arg: "ip", help: "Address of the host where ports are published by default (default 0.0.0.0 and [::])", set: func(c *Config, v []string) (err error) {
+		if c.HostIP, err = netip.ParseAddr(v[0]); err == nil && c.HostIP.IsUnspecified() {
+			c.HostIP = netip.Addr{}
+		}
+		return err
+	}},
 	{flag: "publish-policy", key: "publish-policy", arg: "string", help: "Who reaches published ports: \"forward\": everyone; \"firewall\": whom the host's rules for incoming packets let in (default forward)", set: func(c *Config, v []string) error {
 		switch v[0] {
 		case "forward", "firewall":

@@ -21,6 +21,7 @@ type NetworkRequest struct {
 	Exposed            network.PortSet // published on any ports, with All
 	All                bool
 	Upstream           []netip.Addr // name servers of the names that no network knows
+	Linked             []string     // IDs of containers that it is linked to on the default network
 }
 
 // Connection is how a container is connected. Path leads to its network namespace until Done is called.
@@ -114,8 +115,12 @@ func wanted(e *network.EndpointSettings) *network.EndpointSettings {
 // request is what the network service is asked to do for a container.
 func (snap *Snapshot) request() *NetworkRequest {
 	h := snap.HostConfig
+	var linked []string
+	for _, l := range snap.Links {
+		linked = append(linked, l.ID)
+	}
 	return &NetworkRequest{ID: snap.ID, Name: snap.Name, Hostname: snap.Config.Hostname, Endpoints: snap.Wanted, First: string(h.NetworkMode),
-		Ports: h.PortBindings, Exposed: snap.Config.ExposedPorts, All: h.PublishAllPorts, Upstream: upstream(h)}
+		Ports: h.PortBindings, Exposed: snap.Config.ExposedPorts, All: h.PublishAllPorts, Upstream: upstream(h), Linked: linked}
 }
 
 // upstream are the name servers that the container is to use: the user's, or the host's.

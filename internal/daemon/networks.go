@@ -41,7 +41,7 @@ func (e *engine) openNetworks(ctx context.Context, cfg *config.Config, st *state
 		bridge = cfg.Bridge
 	}
 	opts := network.Options{Run: filepath.Join(cfg.ExecRoot, "network"), State: st, Events: e.events, Log: log, Host: host,
-		Table: table, Bridge: bridge, Foreign: cfg.Bridge != "", BIP: cfg.BIP, Pools: cfg.AddressPools, Relayed: cfg.Relayed, MTU: cfg.MTU}
+		Table: table, Bridge: bridge, Foreign: cfg.Bridge != "", BIP: cfg.BIP, Pools: cfg.AddressPools, Relayed: cfg.Relayed, Apart: !cfg.ICC, Unmasked: !cfg.Masquerade, HostIP: cfg.HostIP, MTU: cfg.MTU}
 	set := &programs.Set{Embedded: embedded}
 	opts.Relay = relay.Options{
 		Dir: cfg.ExecRoot,

@@ -49,6 +49,7 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 		s.drop(j, e, path)
 		return nil, err
 	}
+	s.relinkFor(j)
 	s.event(n, "connect", "container", r.ID)
 	return j.result(), nil
 }
@@ -77,6 +78,7 @@ func (s *Service) Rename(id, name string) (*Joined, error) {
 	if err == nil {
 		err = s.served(context.Background(), j)
 	}
+	s.relinkFor(j) // links say whom they mean by name
 	return out, err
 }
 
@@ -84,7 +86,7 @@ func (s *Service) Rename(id, name string) (*Joined, error) {
 func (s *Service) joinedFor(r *JoinRequest) (*joined, error) {
 	j := s.joined[r.ID]
 	if j == nil {
-		j = &joined{V: joinedVersion, ID: r.ID, Name: r.Name}
+		j = &joined{V: joinedVersion, ID: r.ID, Name: r.Name, Linked: r.Linked, Exposed: exposed(r)}
 		if err := s.writeJoined(j); err != nil {
 			return nil, err
 		}
@@ -187,6 +189,13 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 	}
 	if perr := s.table.Publish(j.published()); err == nil {
 		err = perr
+	}
+	s.mu.Lock()
+	n := s.nets[e.Network]
+	apart := n != nil && n.Driver == "bridge" && !n.flag(optICC, true)
+	s.mu.Unlock()
+	if apart {
+		s.relink()
 	}
 	return err
 }

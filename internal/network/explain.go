@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -35,7 +36,8 @@ type Publication struct {
 	Network       string
 	Host          netip.AddrPort
 	Target        netip.AddrPort
-	// By is what leads packets there: "rule", "relay" (for ::1 alone, where there is a rule for the rest) or "rule and relay".
+	// By is what leads packets there: "rule", "relay" (for ::1 alone, where there is a rule for the rest), "rule and relay", or "route":
+	// the container's address is reached directly, which is then Host, too.
 	By    string
 	Rule  string `json:",omitempty"` // the element of the map
 	Relay int    `json:",omitempty"` // its process ID
@@ -82,7 +84,7 @@ type explainer struct {
 }
 
 // Explain says who reaches a port, and by which rule.
-func (s *Service) Explain(proto string, port uint16) (*Explanation, error) {
+func (s *Service) Explain(ctx context.Context, proto string, port uint16) (*Explanation, error) {
 	number, ok := portmap.Protocol(proto)
 	if !ok || port == 0 {
 		return nil, errs.Invalid.Errorf("invalid port specification: \"%d/%s\"", port, proto)
@@ -113,6 +115,14 @@ func (s *Service) Explain(proto string, port uint16) (*Explanation, error) {
 	if e.rules, err = s.table.Rules(index); err != nil {
 		return nil, err
 	}
+	if s.relay.Hello() == nil && s.publishes() { // it may just be starting
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		err := s.relay.Settle(ctx)
+		cancel()
+		if err != nil {
+			e.x.Notes = append(e.x.Notes, "the relay is not there: "+err.Error())
+		}
+	}
 	e.published()
 	var own []int // whose sockets are those that keep what is published
 	if r := s.relay.Hello(); r != nil && len(e.x.Published) > 0 {
@@ -136,6 +146,18 @@ func (s *Service) Explain(proto string, port uint16) (*Explanation, error) {
 	return e.x, nil
 }
 
+// publishes reports whether any port is published.
+func (s *Service) publishes() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.joined {
+		if len(j.Bindings) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // published finds the containers that have the port.
 func (e *explainer) published() {
 	s := e.s
@@ -157,7 +179,7 @@ func (e *explainer) published() {
 			if g == nil {
 				break
 			}
-			if b.Proto != e.x.Proto || b.Host.Port() != e.x.Port {
+			if b.Proto != e.x.Proto || b.Host.Port() != e.x.Port && !(b.Direct && b.Container == e.x.Port) {
 				continue
 			}
 			to, v6 := j.targets()
@@ -169,13 +191,15 @@ func (e *explainer) published() {
 			p := Publication{Container: j.Name, ID: j.ID, Network: g.Name, Host: b.Host, By: "rule"}
 			p.Target = netip.AddrPortFrom(to, b.Container)
 			switch {
+			case b.Direct:
+				p.By, p.Host = "route", p.Target
 			case b.Relayed, b.Host.Addr().Is6() && to.Is4(), b.Host.Addr() == netip.IPv6Loopback():
 				p.By, p.Relay = "relay", relay
 				e.worn[b.Host] = b.Relayed
 			case b.Host.Addr().Is6():
 				p.By, p.Relay = "rule and relay", relay
 			}
-			if p.By != "relay" {
+			if p.By != "relay" && p.By != "route" {
 				_, p.Rule, _ = e.rules.Leads(e.number, b.Host)
 			}
 			if n := s.nets[g.Network]; n != nil {
@@ -206,7 +230,7 @@ func (e *explainer) ways() {
 	}
 	// An address that the port is published on by name may be one that the others leave out.
 	for _, p := range e.x.Published {
-		if a := p.Host.Addr(); !a.IsUnspecified() && !slices.Contains(loop, a) && !slices.Contains(host, a) {
+		if a := p.Host.Addr(); p.By != "route" && !a.IsUnspecified() && !slices.Contains(loop, a) && !slices.Contains(host, a) {
 			if a.IsLoopback() {
 				loop = append(loop, a)
 			} else {
@@ -239,9 +263,9 @@ func (e *explainer) ways() {
 	}
 	for _, p := range e.x.Published {
 		for _, n := range e.nets {
-			if n.Name == p.Network && n.rules().Routed {
+			if mode := n.mode(p.Target.Addr().Is6()); n.Name == p.Network && (mode == modeRouted || mode == modeUnprotected) {
 				e.put(source{name: "outside"}, p.Target, e.judge(&nft.Packet{In: "?", Out: n.BridgeName, Dst: p.Target, Proto: e.number}, unix.NF_INET_FORWARD),
-					"directly: the network's addresses are routed")
+					"directly, from where there is a route: the network's gateway mode is "+mode)
 			}
 		}
 	}
@@ -258,11 +282,14 @@ func (e *explainer) fromNetwork(n *network, host []netip.Addr) {
 	from := source{name: "containers of " + n.Name, iface: n.BridgeName, at: n}
 	var gateways []netip.Addr
 	for _, x := range n.subnets {
-		a := x.Gateway.Next() // stands for all of them
-		if gateways = append(gateways, x.Gateway); a.Is4() {
+		a := x.Subnet.Addr().Next().Next() // stands for all of them
+		if a.Is4() {
 			from.addr = a
 		} else {
 			from.addr6 = a
+		}
+		if x.Gateway.IsValid() && !n.without(a.Is6()) {
+			gateways = append(gateways, x.Gateway)
 		}
 	}
 	for _, a := range append(gateways, host...) {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,7 +68,7 @@ func TestExplain(t *testing.T) {
 
 	explain := func(port uint16) *Explanation {
 		t.Helper()
-		x, err := h.Explain("tcp", port)
+		x, err := h.Explain(context.Background(), "tcp", port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +150,7 @@ func TestExplain(t *testing.T) {
 	if x := explain(9); len(x.Published)+len(x.Holders)+len(x.Ways) > 0 {
 		t.Errorf("a port that nobody has: %+v", x)
 	}
-	if _, err := h.Explain("tcp", 0); err == nil {
+	if _, err := h.Explain(context.Background(), "tcp", 0); err == nil {
 		t.Error("port 0 was explained")
 	}
 	if names := slices.Collect(func(yield func(string) bool) {

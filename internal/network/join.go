@@ -34,6 +34,7 @@ type JoinRequest struct {
 	Exposed   api.PortSet // published on any ports, with All
 	All       bool
 	Upstream  []netip.Addr // name servers of the names that no network knows
+	Linked    []string     // IDs of containers whose ports it may reach on the default network though that keeps containers apart
 }
 
 // Joined is how a container is connected.
@@ -114,7 +115,7 @@ func (s *Service) lease(r *JoinRequest) (*joined, error) {
 	if s.joined[r.ID] != nil {
 		return nil, errs.Conflict.Errorf("container %s is connected already", r.ID)
 	}
-	j := &joined{V: joinedVersion, ID: r.ID, Name: r.Name, Upstream: r.Upstream}
+	j := &joined{V: joinedVersion, ID: r.ID, Name: r.Name, Upstream: r.Upstream, Linked: r.Linked, Exposed: exposed(r)}
 	type wish struct {
 		n    *network
 		want *api.EndpointSettings
@@ -265,8 +266,7 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 			return nil, err
 		}
 		if nets[gateway.Network].Driver == "bridge" && len(requests) > 0 {
-			v4, v6 := j.targets()
-			bindings, err := s.ports.Reserve(r.Name, v4.IsValid(), v6.IsValid(), requests)
+			bindings, err := s.bind(j, nets, requests)
 			if err != nil {
 				if busy := (*portmap.Busy)(nil); errors.As(err, &busy) {
 					err = errs.Internal.Wrap(err)
@@ -284,6 +284,44 @@ func (s *Service) reserve(j *joined, r *JoinRequest) (map[string]*network, error
 	return nets, nil
 }
 
+// bind reserves what is requested of the host's ports. Of a family that is routed (option gateway_mode_…) there is nothing to
+// reserve: who routes to the container's address comes to the very port.
+func (s *Service) bind(j *joined, nets map[string]*network, requests []portmap.Request) (direct []portmap.Binding, err error) {
+	v4, v6 := j.targets()
+	routed := func(v6 bool) bool {
+		e := j.way(v6)
+		return e != nil && nets[e.Network].mode(v6) == modeRouted
+	}
+	routed4, routed6 := v4.IsValid() && routed(false), v6.IsValid() && routed(true)
+	var rest []portmap.Request
+	add := func(r *portmap.Request, all netip.Addr) {
+		b := portmap.Binding{Proto: r.Proto, Container: r.Container, Host: netip.AddrPortFrom(all, 0), Direct: true}
+		if !slices.Contains(direct, b) {
+			direct = append(direct, b)
+		}
+	}
+	for _, r := range requests {
+		any4, any6 := !r.Host.IsValid() || r.Host.Is4(), !r.Host.IsValid() || r.Host.Is6()
+		if routed4 && any4 {
+			add(&r, netip.IPv4Unspecified())
+			any4 = false
+		}
+		if routed6 && any6 {
+			add(&r, netip.IPv6Unspecified())
+			any6 = false
+		}
+		switch {
+		case any4 && !any6 && !r.Host.IsValid():
+			r.Host = netip.IPv4Unspecified() // the other family has no port of the host's
+		case !any4 && (!any6 || !r.Host.IsValid() && !v6.IsValid()):
+			continue
+		}
+		rest = append(rest, r)
+	}
+	list, err := s.ports.Reserve(j.Name, v4.IsValid() && !routed4, v6.IsValid() && !routed6, rest)
+	return append(direct, list...), err
+}
+
 // connect makes what j notes.
 func (s *Service) connect(ctx context.Context, j *joined, nets map[string]*network, ns *netns.Namespace) error {
 	for _, e := range j.Endpoints {
@@ -298,6 +336,7 @@ func (s *Service) connect(ctx context.Context, j *joined, nets map[string]*netwo
 	if err := s.table.Publish(j.published()); err != nil {
 		return err
 	}
+	s.relinkFor(j)
 	failpoint.Hit("network.published")
 	return nil
 }
@@ -473,8 +512,8 @@ func (j *joined) published() (list []firewall.Port) {
 		if b.Host.Addr().Is6() {
 			to = v6
 		}
-		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() && !b.Relayed {
-			list = append(list, firewall.Port{Proto: proto, Host: b.Host, Target: netip.AddrPortFrom(to, b.Container)})
+		if proto, ok := portmap.Protocol(b.Proto); ok && to.IsValid() && (b.Direct || !b.Relayed) {
+			list = append(list, firewall.Port{Proto: proto, Host: b.Host, Target: netip.AddrPortFrom(to, b.Container), Direct: b.Direct})
 		}
 	}
 	return list

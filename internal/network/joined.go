@@ -33,7 +33,9 @@ type joined struct {
 	Bindings  []portmap.Binding `json:"bindings,omitempty"`
 	Upstream  []netip.Addr      `json:"upstream,omitempty"`
 	// Resolver: there is a name server in the namespace. Once there, it stays.
-	Resolver bool `json:"resolver,omitempty"`
+	Resolver bool     `json:"resolver,omitempty"`
+	Linked   []string `json:"linked,omitempty"`  // as in JoinRequest
+	Exposed  []string `json:"exposed,omitempty"` // what links to it open
 	// DNS is on which ports, UDP's and TCP's.
 	DNS [2]uint16 `json:"dns,omitzero"`
 }
@@ -98,7 +100,11 @@ func (j *joined) result() *Joined {
 	}
 	for _, b := range j.Bindings {
 		p, _ := api.PortFrom(b.Container, api.IPProtocol(b.Proto))
-		out.Ports[p] = append(out.Ports[p], api.PortBinding{HostIP: b.Host.Addr(), HostPort: strconv.Itoa(int(b.Host.Port()))})
+		x := api.PortBinding{HostIP: b.Host.Addr()}
+		if !b.Direct {
+			x.HostPort = strconv.Itoa(int(b.Host.Port()))
+		}
+		out.Ports[p] = append(out.Ports[p], x)
 	}
 	return out
 }
@@ -209,6 +215,7 @@ func (s *Service) Keep(pid func(id string) int) error {
 	if len(rules) == 0 {
 		return nil
 	}
+	s.relink()
 	return s.table.Set(rules, ports)
 }
 
@@ -248,12 +255,16 @@ func (s *Service) Leave(id string) {
 		s.mu.Unlock()
 		return
 	}
+	apart := s.keptApart(j)
 	s.giveBack(j)
 	delete(s.joined, id)
 	if err := os.Remove(s.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.Log.Warn("deleting the note of what a container held failed", "err", err)
 	}
 	s.mu.Unlock()
+	if apart {
+		s.relink()
+	}
 	s.unplugLater(links)
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,7 +13,6 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/link"
-	"gantry/internal/network/firewall"
 	"gantry/internal/network/ipam"
 )
 
@@ -37,7 +37,9 @@ func (s *Service) ensure(n *network) error {
 	}
 	var addrs []netip.Prefix
 	for _, x := range n.subnets {
-		addrs = append(addrs, netip.PrefixFrom(x.Gateway, x.Subnet.Bits()))
+		if x.Gateway.IsValid() && !n.without(x.Subnet.Addr().Is6()) {
+			addrs = append(addrs, netip.PrefixFrom(x.Gateway, x.Subnet.Bits()))
+		}
 	}
 	l, err := links.Find(n.BridgeName)
 	if errors.Is(err, link.ErrNotFound) {
@@ -67,17 +69,6 @@ func (s *Service) ensure(n *network) error {
 	}
 	n.index = l.Index
 	return nil
-}
-
-// rules is what the firewall is told of the network.
-func (n *network) rules() firewall.Network {
-	mode := n.Options[optGatewayMode]
-	f := firewall.Network{Bridge: n.BridgeName, Internal: n.Internal, NoICC: !n.flag(optICC, true),
-		Masquerade: n.flag(optMasquerade, true) && mode != "routed", Routed: mode == "routed" || mode == "nat-unprotected"}
-	for _, x := range n.subnets {
-		f.Subnets = append(f.Subnets, x.Subnet)
-	}
-	return f
 }
 
 // unmake takes away what ensure made. A bridge that was there before the network stays.
@@ -130,7 +121,17 @@ func (s *Service) sysctls(n *network) error {
 	if err := sysctl("net/ipv4/conf/"+n.BridgeName+"/route_localnet", "1"); err != nil {
 		return err
 	}
-	if n.Internal {
+	if n.mode(false) == modeIsolated || n.mode(true) == modeIsolated {
+		// Nor the address that the kernel makes itself.
+		if err := sysctl("net/ipv6/conf/"+n.BridgeName+"/disable_ipv6", "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if !n.flag(optICC, true) {
+		if err := sysctl("net/ipv4/conf/"+n.BridgeName+"/proxy_arp_pvlan", "1"); err != nil { // links.go
+			return err
+		}
+	} else if n.Internal {
 		return nil
 	}
 	if on, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(on)) == "0" {

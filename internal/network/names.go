@@ -74,6 +74,8 @@ func (j *joined) relayed(keep bool, fd func(portmap.Binding) int) (list []relay.
 	for _, b := range j.Bindings {
 		var to netip.AddrPort
 		switch {
+		case b.Direct:
+			continue
 		case !b.Host.Addr().Is6() && !b.Relayed:
 		case v6.IsValid() && b.Host.Addr().Is6():
 			to = netip.AddrPortFrom(v6, b.Container)

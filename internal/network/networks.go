@@ -18,19 +18,6 @@ import (
 	"gantry/internal/state"
 )
 
-// Driver options, as Docker names them.
-const (
-	optDefault     = "com.docker.network.bridge.default_bridge"
-	optName        = "com.docker.network.bridge.name"
-	optICC         = "com.docker.network.bridge.enable_icc"
-	optMasquerade  = "com.docker.network.bridge.enable_ip_masquerade"
-	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
-	optGatewayMode = "com.docker.network.bridge.gateway_mode_ipv4"
-	optMTU         = "com.docker.network.driver.mtu"
-	optPrefix      = "com.docker.network.container_iface_prefix"
-	optParent      = "parent"
-)
-
 const (
 	bucket  = "networks"
 	version = 1 // of record
@@ -93,7 +80,7 @@ func newNetwork(r record) *network {
 func (n *network) plan() error {
 	for i := range n.IPAM {
 		c := &n.IPAM[i]
-		s, err := ipam.NewSubnet(ipam.Config{Subnet: c.Subnet, Range: c.Range, Gateway: c.Gateway, Aux: c.Aux, NoGW: n.Driver == "ipvlan" && n.Internal})
+		s, err := ipam.NewSubnet(ipam.Config{Subnet: c.Subnet, Range: c.Range, Gateway: c.Gateway, Aux: c.Aux, NoGW: n.Driver == "ipvlan" && n.Internal || n.mode(c.Subnet.Addr().Is6()) == modeIsolated})
 		if err != nil {
 			return err
 		}
@@ -101,14 +88,6 @@ func (n *network) plan() error {
 		n.subnets = append(n.subnets, s)
 	}
 	return nil
-}
-
-func (n *network) flag(option string, missing bool) bool {
-	v, err := strconv.ParseBool(n.Options[option])
-	if err != nil {
-		return missing
-	}
-	return v
 }
 
 // load reads all records.
@@ -200,8 +179,17 @@ func (s *Service) wanted(r *api.CreateRequest) (*record, error) {
 	if rec.Driver == "" || rec.Driver == "default" {
 		rec.Driver = "bridge"
 	}
-	rec.IPv4 = r.EnableIPv4 == nil || *r.EnableIPv4
-	rec.IPv6 = r.EnableIPv6 != nil && *r.EnableIPv6
+	// By options it was said before there were fields for it.
+	option := func(given *bool, name string, otherwise bool) bool {
+		if given != nil {
+			return *given
+		}
+		if v, err := strconv.ParseBool(r.Options[name]); err == nil {
+			return v
+		}
+		return otherwise
+	}
+	rec.IPv4, rec.IPv6 = option(r.EnableIPv4, optEnable4, true), option(r.EnableIPv6, optEnable6, false)
 	switch rec.Driver {
 	case "bridge", "macvlan", "ipvlan":
 	case "host", "null":
@@ -247,45 +235,6 @@ func (s *Service) wanted(r *api.CreateRequest) (*record, error) {
 		rec.IPAM = append(rec.IPAM, subnet{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway, Aux: c.AuxAddress})
 	}
 	return rec, nil
-}
-
-func checkOptions(r *record) error {
-	for _, k := range []string{optICC, optMasquerade, optDefault} {
-		if v, ok := r.Options[k]; ok {
-			if _, err := strconv.ParseBool(v); err != nil {
-				return errs.Invalid.Errorf("failed to parse %s value: %v (%w)", k, v, err)
-			}
-		}
-	}
-	if v, ok := r.Options[optMTU]; ok {
-		if n, err := strconv.Atoi(v); err != nil || n < 0 || n > 65535 {
-			return errs.Invalid.Errorf("failed to parse %s value: %v", optMTU, v)
-		}
-	}
-	if v, ok := r.Options[optHostBinding]; ok {
-		if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
-			return errs.Invalid.Errorf("failed to parse %s value: %v", optHostBinding, v)
-		}
-	}
-	switch m := r.Options[optGatewayMode]; m {
-	case "", "nat", "routed", "nat-unprotected":
-	default:
-		return errs.Invalid.Errorf("unknown gateway mode %s", m)
-	}
-	if n := r.Options[optName]; len(n) > 15 {
-		return errs.Invalid.Errorf("failed to use bridge name %s: interface names have at most 15 characters", n)
-	}
-	switch r.Driver {
-	case "macvlan":
-		if _, ok := macvlanModes[r.Options["macvlan_mode"]]; !ok {
-			return errs.Invalid.Errorf("requested macvlan mode '%s' is not valid, 'bridge' mode is the macvlan driver default", r.Options["macvlan_mode"])
-		}
-	case "ipvlan":
-		if _, ok := ipvlanModes[r.Options["ipvlan_mode"]]; !ok {
-			return errs.Invalid.Errorf("requested ipvlan mode '%s' is not valid, 'l2' mode is the ipvlan driver default", r.Options["ipvlan_mode"])
-		}
-	}
-	return nil
 }
 
 // subnetsFor chooses what the user did not, and refuses what overlaps. s.mu is held.

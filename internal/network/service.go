@@ -19,8 +19,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -53,15 +55,17 @@ type Options struct {
 	// New makes namespaces; nil is netns.New. Whoever keeps some ready puts them here.
 	New func() (*netns.Namespace, error)
 
-	Table   string       // of nf_tables
-	Bridge  string       // the interface of the default network; "none": there is none
-	Foreign bool         // the user chose Bridge, which stays when the engine ends
-	BIP     netip.Prefix // its address and subnet; invalid: from the pools
-	Pools   []ipam.Pool  // of IPv4 subnets; nil are Docker's
-	ULA     [5]byte      // what makes this host's IPv6 subnets its own
-	MTU     int          // of new interfaces; 0: the uplink's
-	Relayed bool         // published ports are reached through the relay alone, so that the host's own rules for what comes in hold
-	HostIP  netip.Addr   // where ports are published by default; invalid: everywhere
+	Table    string       // of nf_tables
+	Bridge   string       // the interface of the default network; "none": there is none
+	Foreign  bool         // the user chose Bridge, which stays when the engine ends
+	BIP      netip.Prefix // its address and subnet; invalid: from the pools
+	Pools    []ipam.Pool  // of IPv4 subnets; nil are Docker's
+	ULA      [5]byte      // what makes this host's IPv6 subnets its own
+	MTU      int          // of new interfaces; 0: the uplink's
+	Apart    bool         // containers of the default network do not reach each other, but by published ports and links
+	Unmasked bool         // what goes out of it keeps its address
+	Relayed  bool         // published ports are reached through the relay alone, so that the host's own rules for what comes in hold
+	HostIP   netip.Addr   // where ports are published by default; invalid: everywhere
 }
 
 // Service answers for all networks. Its methods may be called from any goroutine. A ref is an ID, a name, or a unique
@@ -154,13 +158,20 @@ func (s *Service) predefine() error {
 	}
 	id := s.names[Bridge]
 	old := s.nets[id]
-	if old != nil && old.BridgeName == s.Options.Bridge && (!s.BIP.IsValid() || len(old.IPAM) > 0 && old.IPAM[0].Gateway == s.BIP.Addr()) {
-		return nil
+	binding := s.HostIP
+	if !binding.Is4() {
+		binding = netip.IPv4Unspecified()
 	}
 	r := record{Name: Bridge, Driver: "bridge", BridgeName: s.Options.Bridge, IPv4: true, Options: map[string]string{
-		optDefault: "true", optICC: "true", optMasquerade: "true", optHostBinding: "0.0.0.0", optName: s.Options.Bridge,
+		optDefault: "true", optICC: strconv.FormatBool(!s.Apart), optMasquerade: strconv.FormatBool(!s.Unmasked), optHostBinding: binding.String(), optName: s.Options.Bridge,
 	}}
-	if s.BIP.IsValid() {
+	same := old != nil && old.BridgeName == s.Options.Bridge && (!s.BIP.IsValid() || len(old.IPAM) > 0 && old.IPAM[0].Gateway == s.BIP.Addr())
+	if same && maps.Equal(old.Options, r.Options) {
+		return nil
+	}
+	if same {
+		r.IPAM = old.IPAM
+	} else if s.BIP.IsValid() {
 		r.IPAM = []subnet{{Subnet: s.BIP.Masked(), Gateway: s.BIP.Addr()}}
 	} else {
 		busy, err := s.busy(id)

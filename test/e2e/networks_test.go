@@ -81,6 +81,14 @@ var networkSessions = []session{
 		"docker rename ca newname; docker exec cb ping -c1 -W5 newname | head -1; docker exec cb ping -c1 -W5 ca 2>&1 | tail -1",
 		"docker ps --filter network=na --format '{{.Names}} {{.Networks}}'", "docker rm -f newname cb; docker network rm na nb",
 	}},
+	{"options and endpoints", []string{
+		"docker network create --subnet 10.83.0.0/24 -o com.docker.network.driver.mtu=1300 -o com.docker.network.bridge.host_binding_ipv4=127.0.0.2 -o com.docker.network.bridge.enable_ip_masquerade=false -o com.docker.network.container_iface_prefix=net -o com.docker.network.bridge.nosuch=1 no >/dev/null; docker network inspect no -f '{{json .Options}}'",
+		"docker run -d --name oa --network no --link-local-ip 169.254.9.9 -p 8090:80 busybox sleep 1000 >/dev/null; docker exec oa ip -o addr show net0 | grep -E 'inet (10|169)' | tr -s ' ' | cut -d' ' -f4 | sort; docker exec oa cat /sys/class/net/net0/mtu; docker port oa",
+		"docker inspect oa -f '{{with .NetworkSettings.Networks.no}}{{json .IPAMConfig}} {{.IPAddress}}{{end}}'; docker rm -f oa; docker network rm no",
+		"docker network create -o com.docker.network.bridge.enable_ip_masquerade=perhaps nx", "docker network create -o com.docker.network.bridge.inhibit_ipv4=perhaps nx",
+		"docker network create -o com.docker.network.driver.mtu=tiny nx", "docker network create -o com.docker.network.bridge.host_binding_ipv4=here nx",
+		"docker network create --subnet 10.84.0.0/24 -o com.docker.network.bridge.inhibit_ipv4=true -o com.docker.network.bridge.name=brinh ni >/dev/null; nsenter -t $ENGINE -n ip -o -4 addr show brinh | wc -l; docker network rm ni",
+	}},
 	{"dns, hosts and the default bridge", []string{
 		"docker run --rm busybox ip -o -4 addr show eth0 | tr -s ' ' | cut -d' ' -f4", "docker run --rm busybox ip route", "docker run --rm busybox cat /sys/class/net/eth0/address | cut -c1-14",
 		"docker run --rm -h hh --domainname dd busybox cat /etc/hosts", "docker run --rm --add-host aa:1.2.3.4 --add-host gw:host-gateway busybox grep -wE 'aa|gw' /etc/hosts",

@@ -142,6 +142,15 @@ func DNAT(family, addr, port uint32) Expr {
 	}}
 }
 
+// SNAT gives the packet the address in the register as its sender's.
+func SNAT(family, addr uint32) Expr {
+	return Expr{"nat", func(b *netlink.Batch) {
+		b.BE32(unix.NFTA_NAT_TYPE, unix.NFT_NAT_SNAT)
+		b.BE32(unix.NFTA_NAT_FAMILY, family)
+		b.BE32(unix.NFTA_NAT_REG_ADDR_MIN, addr)
+	}}
+}
+
 // Masquerade gives the packet the address of the interface it leaves by.
 func Masquerade() Expr { return Expr{"masq", func(*netlink.Batch) {}} }
 

@@ -37,7 +37,7 @@ func (r *Rules) Leads(proto uint8, host netip.AddrPort) (to netip.AddrPort, rule
 		all = netip.IPv6Unspecified()
 	}
 	for _, a := range []netip.Addr{host.Addr(), all} {
-		k := portKey{proto, netip.AddrPortFrom(a, host.Port())}
+		k := portKey{proto: proto, host: netip.AddrPortFrom(a, host.Port())}
 		set, e := element(k, netip.AddrPortFrom(all, 0))
 		b := r.Ruleset.Leads(nft.Inet, r.name, set, e.Key)
 		n := a.BitLen() / 8

@@ -28,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -46,12 +47,20 @@ const UserChain = "user"
 
 // Network is what the rules know of a network: its bridge, and what it may.
 type Network struct {
-	Bridge     string
-	Subnets    []netip.Prefix
-	Internal   bool // closed: nothing comes in or goes out
-	NoICC      bool // containers do not reach each other, but by published ports
-	Masquerade bool // outgoing packets get the host's address
-	Routed     bool // its addresses may be reached from outside directly
+	Bridge   string
+	Subnets  []netip.Prefix
+	Internal bool     // closed: nothing comes in or goes out
+	NoICC    bool     // containers do not reach each other, but by published ports and links
+	V4, V6   Family   // what is of one family
+	Trusted  []string // interfaces from which all of its addresses may be reached directly
+}
+
+// Family is what holds for a network's packets of one family.
+type Family struct {
+	Masquerade bool       // outgoing packets get the host's address
+	Source     netip.Addr // and this very one; may be invalid
+	Open       bool       // its addresses may be reached from outside directly, on all ports
+	Routed     bool       // the same, on published ports only, and by ping
 }
 
 // Port is one published port. An unspecified Host address means all of its family.
@@ -59,6 +68,23 @@ type Port struct {
 	Proto  uint8 // unix.IPPROTO_TCP, …
 	Host   netip.AddrPort
 	Target netip.AddrPort
+	// Direct: nothing leads to the target, but who routes packets to it may: its network is routed. Host is not looked at.
+	Direct bool
+}
+
+func (p Port) key() portKey {
+	if p.Direct {
+		return portKey{p.Proto, p.Target, true}
+	}
+	return portKey{p.Proto, p.Host, false}
+}
+
+// Link lets From speak to a port of To, both on one network that keeps its containers apart. Both are IPv4 addresses: as in
+// Docker, links know no others.
+type Link struct {
+	Proto uint8
+	From  netip.Addr
+	To    netip.AddrPort
 }
 
 // Table is one engine's table, and what it is meant to hold. Its methods may be called from any goroutine.
@@ -71,6 +97,7 @@ type Table struct {
 	conn  *nft.Conn
 	nets  map[string]Network // by bridge
 	ports map[portKey]netip.AddrPort
+	links map[Link]bool
 	mark  uint32 // of diverted packets; 0: none are
 
 	watch *netlink.Conn
@@ -83,8 +110,9 @@ type Table struct {
 }
 
 type portKey struct {
-	proto uint8
-	host  netip.AddrPort
+	proto  uint8
+	host   netip.AddrPort
+	direct bool
 }
 
 // Open works in the calling thread's network namespace. Nothing is written before the first network comes. What
@@ -152,7 +180,7 @@ func (t *Table) Set(nets []Network, ports []Port) error {
 		t.nets[n.Bridge] = n
 	}
 	for _, p := range ports {
-		t.ports[portKey{p.Proto, p.Host}] = p.Target
+		t.ports[p.key()] = p.Target
 	}
 	return t.write()
 }
@@ -170,6 +198,47 @@ func (t *Table) RemoveNetwork(bridge string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.nets, bridge)
+	return t.write()
+}
+
+func (l Link) key() []byte {
+	key := append(l.From.AsSlice(), l.To.Addr().AsSlice()...)
+	key = append(key, l.Proto, 0, 0, 0)
+	return append(binary.BigEndian.AppendUint16(key, l.To.Port()), 0, 0)
+}
+
+// SetLinks makes these the links, and no others.
+func (t *Table) SetLinks(list []Link) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	want := map[Link]bool{}
+	for _, l := range list {
+		want[l] = true
+	}
+	if maps.Equal(want, t.links) {
+		return nil
+	}
+	var add, remove []nft.Element
+	for l := range want {
+		if !t.links[l] {
+			add = append(add, nft.Element{Key: l.key()})
+		}
+	}
+	for l := range t.links {
+		if !want[l] {
+			remove = append(remove, nft.Element{Key: l.key()})
+		}
+	}
+	t.links = want
+	if len(t.nets) == 0 {
+		return nil
+	}
+	var tx nft.Tx
+	tx.Remove(nft.Inet, t.name, "links", remove)
+	tx.Add(nft.Inet, t.name, "links", add)
+	if t.conn.Commit(&tx) == nil {
+		return nil
+	}
 	return t.write()
 }
 
@@ -212,11 +281,11 @@ func (t *Table) Publish(ports []Port) error {
 	defer t.mu.Unlock()
 	var tx nft.Tx
 	for _, p := range ports {
-		set, e := element(portKey{p.Proto, p.Host}, p.Target)
+		set, e := element(p.key(), p.Target)
 		tx.Add(nft.Inet, t.name, set, []nft.Element{e})
 	}
 	for _, p := range ports {
-		t.ports[portKey{p.Proto, p.Host}] = p.Target
+		t.ports[p.key()] = p.Target
 	}
 	if err := t.conn.Commit(&tx); err == nil {
 		return nil
@@ -225,7 +294,7 @@ func (t *Table) Publish(ports []Port) error {
 	err := t.write()
 	if err != nil {
 		for _, p := range ports {
-			delete(t.ports, portKey{p.Proto, p.Host})
+			delete(t.ports, p.key())
 		}
 	}
 	return err
@@ -238,7 +307,7 @@ func (t *Table) Withdraw(ports []Port) error {
 	var tx nft.Tx
 	n := 0
 	for _, p := range ports {
-		k := portKey{p.Proto, p.Host}
+		k := p.key()
 		if to, ok := t.ports[k]; !ok || to != p.Target {
 			continue
 		}
@@ -261,13 +330,19 @@ func element(k portKey, to netip.AddrPort) (set string, e nft.Element) {
 	if k.host.Addr().Is6() {
 		set = "port6"
 	}
-	if !k.host.Addr().IsUnspecified() {
+	if k.direct {
+		set = "direct" + set[len("port"):]
+	} else if !k.host.Addr().IsUnspecified() {
 		set = "addr" + set
+	}
+	if k.direct || !k.host.Addr().IsUnspecified() {
 		e.Key = k.host.Addr().AsSlice()
 	}
 	e.Key = append(e.Key, k.proto, 0, 0, 0)
 	e.Key = append(binary.BigEndian.AppendUint16(e.Key, k.host.Port()), 0, 0)
-	e.Data = append(binary.BigEndian.AppendUint16(to.Addr().AsSlice(), to.Port()), 0, 0)
+	if !k.direct {
+		e.Data = append(binary.BigEndian.AppendUint16(to.Addr().AsSlice(), to.Port()), 0, 0)
+	}
 	return set, e
 }
 
@@ -276,8 +351,19 @@ var (
 	sets  = []nft.Set{
 		{Name: "bridges", KeyType: nft.TypeIfname, KeyLen: 16},
 		{Name: "internal", KeyType: nft.TypeIfname, KeyLen: 16},
-		{Name: "masquerade", KeyType: nft.TypeIfname, KeyLen: 16},
-		{Name: "routed", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "masquerade4", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "masquerade6", KeyType: nft.TypeIfname, KeyLen: 16},
+		// Networks that may be reached directly; those in routed4 and routed6 on what is in direct4 and direct6 only, and by ping.
+		{Name: "open4", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "open6", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "routed4", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "routed6", KeyType: nft.TypeIfname, KeyLen: 16},
+		{Name: "direct4", KeyType: nft.Join(nft.TypeIPv4, nft.TypeProto, nft.TypeService), KeyLen: 12},
+		{Name: "direct6", KeyType: nft.Join(nft.TypeIPv6, nft.TypeProto, nft.TypeService), KeyLen: 24},
+		// Who may speak to whom, and at which port, where containers are kept apart.
+		{Name: "links", KeyType: nft.Join(nft.TypeIPv4, nft.TypeIPv4, nft.TypeProto, nft.TypeService), KeyLen: 16},
+		// Pairs of an interface of the host and a bridge that trusts it.
+		{Name: "trusted", KeyType: nft.Join(nft.TypeIfname, nft.TypeIfname), KeyLen: 32},
 		// Pairs of a bridge with itself.
 		{Name: "icc", KeyType: nft.Join(nft.TypeIfname, nft.TypeIfname), KeyLen: 32},
 		{Name: "port4", KeyType: port4, KeyLen: 8, DataType: nft.Join(nft.TypeIPv4, nft.TypeService), DataLen: 8},
@@ -351,12 +437,30 @@ func (t *Table) elements() map[string][]nft.Element {
 		}
 		if n.Internal {
 			put("internal", name)
-		} else if n.Masquerade {
-			put("masquerade", name)
+			continue
 		}
-		if n.Routed && !n.Internal {
-			put("routed", name)
+		for _, f := range []struct {
+			Family
+			name string
+		}{{n.V4, "4"}, {n.V6, "6"}} {
+			if f.Masquerade && !f.Source.IsValid() {
+				put("masquerade"+f.name, name)
+			}
+			if f.Open {
+				put("open"+f.name, name)
+			}
+			if f.Routed {
+				put("routed"+f.name, name)
+			}
 		}
+		for _, iface := range n.Trusted {
+			if key := append(nft.Ifname(iface), name...); !slices.ContainsFunc(m["trusted"], func(e nft.Element) bool { return bytes.Equal(e.Key, key) }) {
+				put("trusted", key)
+			}
+		}
+	}
+	for l := range t.links {
+		put("links", l.key())
 	}
 	for k, to := range t.ports {
 		set, e := element(k, to)
@@ -365,9 +469,12 @@ func (t *Table) elements() map[string][]nft.Element {
 	return m
 }
 
-// rules writes the rules.
-func (t *Table) rules(tx *nft.Tx) {
-	add := func(chain string, e ...nft.Expr) { tx.Rule(nft.Inet, t.name, chain, e...) }
+// rules writes the rules, and returns how many.
+func (t *Table) rules(tx *nft.Tx) (count int) {
+	add := func(chain string, e ...nft.Expr) {
+		count++
+		tx.Rule(nft.Inet, t.name, chain, e...)
+	}
 	const (
 		net      = unix.NFT_PAYLOAD_NETWORK_HEADER
 		trans    = unix.NFT_PAYLOAD_TRANSPORT_HEADER
@@ -440,10 +547,20 @@ func (t *Table) rules(tx *nft.Tx) {
 	add("forward", seq([]nft.Expr{nft.Meta(iifname, r1), nft.NotIn("bridges", r1)}, to("bridges"), then(nft.Jump(UserChain)))...)
 	add("forward", nft.Ct(unix.NFT_CT_STATE, r1), nft.Mask(r1, nft.Number(inState)), nft.NotEqual(r1, nft.Number(0)), nft.Accept())
 	add("forward", seq(pair("icc"), then(nft.Accept()))...)
+	add("forward", seq([]nft.Expr{proto, ipv4, nft.Payload(net, v4s, 4, k), nft.Payload(net, v4d, 4, k+1)}, key(k+2), []nft.Expr{nft.In("links", k), nft.Accept()})...)
 	add("forward", seq(from("internal"), then(nft.Drop()))...)
 	add("forward", seq(to("internal"), then(nft.Drop()))...)
 	add("forward", seq(to("bridges"), dnatted, then(nft.Accept()))...)
-	add("forward", seq(to("routed"), then(nft.Accept()))...)
+	add("forward", seq(pair("trusted"), then(nft.Accept()))...)
+	for _, f := range []struct {
+		name         string
+		is           nft.Expr
+		dst, n, ping uint32
+	}{{"4", ipv4, v4d, 4, unix.IPPROTO_ICMP}, {"6", ipv6, v6d, 16, unix.IPPROTO_ICMPV6}} {
+		add("forward", seq([]nft.Expr{proto, f.is}, to("open"+f.name), then(nft.Accept()))...)
+		add("forward", seq([]nft.Expr{proto, f.is}, to("routed"+f.name), []nft.Expr{nft.Meta(unix.NFT_META_L4PROTO, r1), nft.Equal(r1, []byte{byte(f.ping)}), nft.Accept()})...)
+		add("forward", seq([]nft.Expr{proto, f.is, nft.Payload(net, f.dst, f.n, k)}, key(k+f.n/4), []nft.Expr{nft.In("direct"+f.name, k), nft.Accept()})...)
+	}
 	add("forward", seq(to("bridges"), then(nft.Drop()))...)
 
 	add("input", seq(from("internal"), local, []nft.Expr{nft.AddrType(true, r1), nft.NotEqual(r1, nft.Number(unix.RTN_LOCAL)), nft.Drop()})...)
@@ -456,7 +573,22 @@ func (t *Table) rules(tx *nft.Tx) {
 			add("postrouting", seq([]nft.Expr{nft.Meta(oifname, r1), nft.Equal(r1, nft.Ifname(n.Bridge))}, source(p), dnatted, then(nft.Masquerade()))...)
 		}
 	}
-	add("postrouting", seq(from("masquerade"), []nft.Expr{nft.Meta(oifname, r1), nft.NotIn("bridges", r1), nft.Masquerade()})...)
+	outside := []nft.Expr{nft.Meta(oifname, r1), nft.NotIn("bridges", r1)}
+	for _, n := range t.nets {
+		for _, f := range []struct {
+			Family
+			is     nft.Expr
+			family uint32
+		}{{n.V4, ipv4, nft.IPv4}, {n.V6, ipv6, nft.IPv6}} {
+			if f.Source.IsValid() && f.Masquerade && !n.Internal {
+				add("postrouting", seq([]nft.Expr{proto, f.is, nft.Meta(iifname, r1), nft.Equal(r1, nft.Ifname(n.Bridge))}, outside,
+					[]nft.Expr{nft.Load(r1, f.Source.AsSlice()), nft.SNAT(f.family, r1)})...)
+			}
+		}
+	}
+	add("postrouting", seq([]nft.Expr{proto, ipv4}, from("masquerade4"), outside, then(nft.Masquerade()))...)
+	add("postrouting", seq([]nft.Expr{proto, ipv6}, from("masquerade6"), outside, then(nft.Masquerade()))...)
+	return count
 }
 
 func (t *Table) remove() error {
@@ -483,14 +615,7 @@ func (t *Table) whole() bool {
 			n++
 		}
 	}
-	want := fixedRules
-	if t.mark != 0 {
-		want++
-	}
-	for _, x := range t.nets {
-		want += len(x.Subnets)
-	}
-	if n != want {
+	if n != t.rules(new(nft.Tx)) {
 		return false
 	}
 	held := t.elements()
@@ -502,9 +627,6 @@ func (t *Table) whole() bool {
 	}
 	return true
 }
-
-// fixedRules is how many rules there are besides those of networks.
-const fixedRules = 20
 
 func sameKeys(keys [][]byte, want []nft.Element) bool {
 	if len(keys) != len(want) {

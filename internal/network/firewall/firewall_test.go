@@ -72,8 +72,8 @@ func newScene(t *testing.T) *scene {
 	s.c = s.Container(t, "br1", true, gw1, prefix("10.51.0.2/24"))
 	s.d = s.Container(t, "br2", false, addrs("10.52.0.1"), prefix("10.52.0.2/24"))
 	err = s.table.Set([]Network{
-		{Bridge: "br0", Subnets: []netip.Prefix{prefix("10.50.0.0/24"), prefix("fd50::/64")}, Masquerade: true},
-		{Bridge: "br1", Subnets: []netip.Prefix{prefix("10.51.0.0/24")}, Masquerade: true, NoICC: true}, {Bridge: "br2", Internal: true, Masquerade: true},
+		{Bridge: "br0", Subnets: []netip.Prefix{prefix("10.50.0.0/24"), prefix("fd50::/64")}, V4: masquerade, V6: masquerade},
+		{Bridge: "br1", Subnets: []netip.Prefix{prefix("10.51.0.0/24")}, V4: masquerade, NoICC: true}, {Bridge: "br2", Internal: true, V4: masquerade, V6: masquerade},
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,11 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
-func tcp(host, target string) Port { return Port{unix.IPPROTO_TCP, port(host), port(target)} }
+var masquerade = Family{Masquerade: true}
+
+func tcp(host, target string) Port {
+	return Port{Proto: unix.IPPROTO_TCP, Host: port(host), Target: port(target)}
+}
 
 // nft runs the nft program in the lab's host; the tests take it for the user and for other tools.
 func (s *scene) nft(t *testing.T, args ...string) string {
@@ -109,7 +113,7 @@ func TestPublishedPorts(t *testing.T) {
 		tcp("0.0.0.0:8080", "10.50.0.2:80"), tcp("[::]:8080", "[fd50::2]:80"),
 		tcp("127.0.0.1:8081", "10.50.0.2:80"),
 		tcp(lab.HostAddr+":8082", "10.51.0.2:80"),
-		{unix.IPPROTO_UDP, port("0.0.0.0:8080"), port("10.50.0.3:53")},
+		{Proto: unix.IPPROTO_UDP, Host: port("0.0.0.0:8080"), Target: port("10.50.0.3:53")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +277,7 @@ func TestUserChainIsTheUsers(t *testing.T) {
 	must(t, s.table.AddNetwork(Network{Bridge: "br9"}))
 	s.table.Close()
 	s.reopen(t)
-	must(t, s.table.Set([]Network{{Bridge: "br0", Subnets: []netip.Prefix{prefix("10.50.0.0/24")}, Masquerade: true}}, []Port{tcp("0.0.0.0:8080", "10.50.0.2:80")}))
+	must(t, s.table.Set([]Network{{Bridge: "br0", Subnets: []netip.Prefix{prefix("10.50.0.0/24")}, V4: masquerade, V6: masquerade}}, []Port{tcp("0.0.0.0:8080", "10.50.0.2:80")}))
 	lab.Answers(t, s.Outside, "tcp", lab.HostAddr+":8080", "")
 	lab.Answers(t, s.b, "tcp", lab.HostAddr+":8080", "a 10.50.0.1")
 }

@@ -34,6 +34,9 @@ type Binding struct {
 	Container uint16         `json:"container"`
 	Host      netip.AddrPort `json:"host"`
 	Relayed   bool           `json:"relayed,omitempty"` // as in Request
+	// Direct: no port of the host is taken, for the container's address is reached directly. Host says of which family it is. The
+	// book knows nothing of such.
+	Direct bool `json:"direct,omitempty"`
 }
 
 // Book knows which ports are held, and by whom.
@@ -116,6 +119,9 @@ func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool, unti
 		defer b.mu.Unlock()
 		var first error
 		for _, x := range list {
+			if x.Direct {
+				continue
+			}
 			if kept(x) {
 				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
 				continue
@@ -185,7 +191,7 @@ func (b *Book) reserve(owner string, v4, v6 bool, r Request) ([]Binding, error) 
 	take := func(port uint16) ([]Binding, error) {
 		var list []Binding
 		for _, a := range hosts {
-			x := Binding{r.Proto, r.Container, netip.AddrPortFrom(a, port), r.Relayed}
+			x := Binding{Proto: r.Proto, Container: r.Container, Host: netip.AddrPortFrom(a, port), Relayed: r.Relayed}
 			if err := b.hold(owner, x); err != nil {
 				b.release(list)
 				return nil, err

@@ -183,6 +183,9 @@ func (k *Keeper) Drop(id string) (wait func(context.Context) error) {
 	return k.do(&task{id: id})
 }
 
+// Settle waits until all that was asked before is done, and a relay serves if one is needed.
+func (k *Keeper) Settle(ctx context.Context) error { return k.Drop("")(ctx) }
+
 // do hands a task to run, in the order of the calls.
 func (k *Keeper) do(t *task) func(context.Context) error {
 	k.Begin()
