@@ -53,6 +53,8 @@ func Dial(dir, name string) (*Conn, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
+	// While the listener's queue is full, connect waits: not for one that accepts no more (EAGAIN then).
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 10})
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		unix.Close(fd)
 		return nil, &os.PathError{Op: "connect", Path: filepath.Join(dir, name), Err: err}
@@ -104,8 +106,38 @@ func (c *Conn) Close() error { return c.file.Close() }
 // Deadline makes what waits after t fail; the zero Time is: never.
 func (c *Conn) Deadline(t time.Time) { c.file.SetDeadline(t) }
 
+// ReadDeadline is Deadline for Wait and Receive alone.
+func (c *Conn) ReadDeadline(t time.Time) { c.file.SetReadDeadline(t) }
+
+// WriteDeadline is Deadline for Send alone.
+func (c *Conn) WriteDeadline(t time.Time) { c.file.SetWriteDeadline(t) }
+
+// Control calls f with the socket, which cannot be closed meanwhile.
+func (c *Conn) Control(f func(fd int)) { c.raw.Control(func(fd uintptr) { f(int(fd)) }) }
+
+// Wait waits until a message begins, and takes nothing of it. The error is io.EOF when the other side has hung up.
+func (c *Conn) Wait() error {
+	var one [1]byte
+	var n int
+	var rerr error
+	err := c.raw.Read(func(fd uintptr) bool {
+		n, _, rerr = unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK)
+		return rerr != unix.EAGAIN && rerr != unix.EINTR
+	})
+	if err = errors.Join(err, rerr); err == nil && n == 0 {
+		err = io.EOF
+	}
+	return err
+}
+
 // Send sends a message with descriptors, which stay the caller's.
-func (c *Conn) Send(body []byte, fds []int) error {
+func (c *Conn) Send(body []byte, fds []int) error { return c.send(body, fds, true) }
+
+// TrySend is Send that does not wait: unix.EAGAIN says that the socket did not take all of the message. It can only be
+// closed then.
+func (c *Conn) TrySend(body []byte, fds []int) error { return c.send(body, fds, false) }
+
+func (c *Conn) send(body []byte, fds []int, wait bool) error {
 	if len(body) > MaxBody || len(fds) > MaxFds {
 		return errors.New("message of " + strconv.Itoa(len(body)) + " bytes and " + strconv.Itoa(len(fds)) + " fds is too large")
 	}
@@ -126,7 +158,7 @@ func (c *Conn) Send(body []byte, fds []int) error {
 				msg, oob = msg[n:], nil
 			case unix.EINTR:
 			case unix.EAGAIN:
-				return false
+				return !wait
 			default:
 				return true
 			}

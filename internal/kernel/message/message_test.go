@@ -2,6 +2,7 @@ package message
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -108,5 +109,38 @@ func TestLongPaths(t *testing.T) {
 	}
 	if fi, err := os.Stat(dir + "/s"); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Error(fi.Mode(), err)
+	}
+}
+
+func TestWaitTakesNothing(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	if err := a.Send([]byte("x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _, err := b.Receive(); err != nil || string(got) != "x" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	b.ReadDeadline(time.Unix(1, 0))
+	if err := b.Wait(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the deadline: %v", err)
+	}
+	b.ReadDeadline(time.Time{})
+	a.Close()
+	if err := b.Wait(); err != io.EOF {
+		t.Errorf("hung up: %v", err)
+	}
+}
+
+func TestTrySendDoesNotWait(t *testing.T) {
+	t.Parallel()
+	a, _ := pair(t)
+	if err := a.TrySend(make([]byte, 8<<20), nil); !errors.Is(err, unix.EAGAIN) { // more than the socket holds
+		t.Errorf("nobody reads: %v", err)
 	}
 }

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+	"gantry/internal/kernel/message"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor/protocol"
 )
@@ -32,11 +31,11 @@ func (e *LaunchError) Error() string { return e.Message }
 // Client speaks to one supervisor. Its methods may be called from any goroutine: each call has a connection
 // to itself, so that a slow one holds up no other. Most users want a Keeper, which also holds what must survive the supervisor.
 type Client struct {
-	path    string
-	version int // the one to speak: the older of the two sides'
+	execRoot string
+	version  int // the one to speak: the older of the two sides'
 
 	mu     sync.Mutex
-	idle   []*net.UnixConn
+	idle   []*message.Conn
 	closed bool
 }
 
@@ -44,7 +43,7 @@ const maxIdle = 4 // connections kept for the next calls
 
 // Dial connects to the supervisor that listens in execRoot and checks that it speaks a version known here.
 func Dial(execRoot string) (*Client, error) {
-	c := &Client{path: filepath.Join(execRoot, protocol.SocketName), version: protocol.Version}
+	c := &Client{execRoot: execRoot, version: protocol.Version}
 	h, err := c.Hello(context.Background())
 	if err != nil {
 		return nil, err
@@ -68,7 +67,7 @@ func (c *Client) Close() {
 	c.idle = nil
 }
 
-func (c *Client) get() (conn *net.UnixConn, reused bool, err error) {
+func (c *Client) get() (conn *message.Conn, reused bool, err error) {
 	c.mu.Lock()
 	if n := len(c.idle); n > 0 {
 		conn = c.idle[n-1]
@@ -77,28 +76,20 @@ func (c *Client) get() (conn *net.UnixConn, reused bool, err error) {
 		return conn, true, nil
 	}
 	c.mu.Unlock()
-	conn, err = dialUnix(c.path)
+	conn, err = c.dial()
 	return conn, false, err
 }
 
-// dialUnix works around the 108 bytes of sun_path by going through a directory fd.
-func dialUnix(path string) (*net.UnixConn, error) {
-	if len(path) > 100 {
-		dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrGone, err)
-		}
-		defer unix.Close(dir)
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(path))
-	}
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+// dial connects.
+func (c *Client) dial() (*message.Conn, error) {
+	conn, err := message.Dial(c.execRoot, protocol.SocketName)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return conn, nil
 }
 
-func (c *Client) put(conn *net.UnixConn) {
+func (c *Client) put(conn *message.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || len(c.idle) >= maxIdle {
@@ -120,8 +111,8 @@ func (c *Client) call(ctx context.Context, req *protocol.Request, fds []int) (*p
 		if err != nil {
 			return nil, nil, err
 		}
-		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-		if err := send(conn, body, fds); err != nil {
+		stop := context.AfterFunc(ctx, func() { conn.Deadline(time.Unix(1, 0)) })
+		if err := conn.Send(body, fds); err != nil {
 			conn.Close()
 			stop()
 			if reused && ctx.Err() == nil {
@@ -156,6 +147,20 @@ func (c *Client) call(ctx context.Context, req *protocol.Request, fds []int) (*p
 		}
 		return reply, named, nil
 	}
+}
+
+// receive reads one reply and the fds that came with it.
+func receive(conn *message.Conn) (*protocol.Reply, []int, error) {
+	body, fds, err := conn.Receive()
+	if err != nil {
+		return nil, nil, err
+	}
+	r := new(protocol.Reply)
+	if err := json.Unmarshal(body, r); err != nil {
+		message.CloseAll(fds)
+		return nil, nil, err
+	}
+	return r, fds, nil
 }
 
 func gone(ctx context.Context, err error) error {
@@ -422,7 +427,7 @@ func (c *Client) Upgrade(ctx context.Context, program, init *os.File, build stri
 // Watch returns a channel of exits: first those that have not been forgotten, then each as it happens. It is closed when
 // the supervisor dies or ctx ends.
 func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
-	conn, err := dialUnix(c.path)
+	conn, err := c.dial()
 	if err != nil {
 		return nil, err
 	}
@@ -430,7 +435,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := send(conn, body, nil); err != nil {
+	if err := conn.Send(body, nil); err != nil {
 		conn.Close()
 		return nil, gone(ctx, err)
 	}

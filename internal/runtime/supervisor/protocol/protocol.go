@@ -25,13 +25,6 @@ const (
 	ExitsName  = "exits"
 )
 
-const (
-	// MaxMessage bounds a message in bytes. The largest is the list of all processes, some 600 bytes each.
-	MaxMessage = 16 << 20
-	// MaxFds bounds the fds of one message (the kernel's SCM_MAX_FD is 253).
-	MaxFds = 16
-)
-
 // FrameHeader is the size of a frame's header on an attach socket: the stream (1 byte), flags (1), zero (2), the
 // length of the data (4, big endian), and the offset of its first byte in the stream since the process began (8).
 const FrameHeader = 16

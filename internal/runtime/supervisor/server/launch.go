@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/kernel/message"
 	"gantry/internal/runtime/fork"
 	"gantry/internal/runtime/jsonlog"
 	"gantry/internal/runtime/spec"
@@ -357,7 +358,7 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 			}
 		}
 		if n == 0 {
-			closeList(fds)
+			message.CloseAll(fds)
 			break
 		}
 		msg := string(buf[:n])
@@ -387,7 +388,7 @@ func (b *birth) shakeHands() (*spec.Failure, error) {
 				failure = &spec.Failure{Stage: "init", Message: "init told its failure in words that cannot be read", Code: 125}
 			}
 		}
-		closeList(fds)
+		message.CloseAll(fds)
 	}
 	if failure == nil && (!execs || p.pid == 0 || b.l.Stdio.Terminal && !b.ptyDone) {
 		failure = &spec.Failure{Stage: "init", Message: "the process ended before its program was started", Code: 125}

@@ -143,9 +143,9 @@ func (s *Server) save(asked *conn) (*saved, []int) {
 		add(p)
 	}
 	for c := range s.conns {
-		c.raw.Control(func(fd uintptr) {
-			sv.Conns = append(sv.Conns, savedConn{Fd: int(fd), Watch: c.watch, Asked: c == asked})
-			fds = append(fds, int(fd))
+		c.Control(func(fd int) {
+			sv.Conns = append(sv.Conns, savedConn{Fd: fd, Watch: c.watch, Asked: c == asked})
+			fds = append(fds, fd)
 		})
 	}
 	return sv, fds
