@@ -187,6 +187,13 @@ func (c *call) buildRequest() (*build.Request, error) {
 	if err := jsonParameter(c, "labels", &r.Labels); err != nil {
 		return nil, err
 	}
+	var from []string
+	if err := jsonParameter(c, "cachefrom", &from); err != nil {
+		return nil, err
+	}
+	for _, ref := range from {
+		r.CacheFrom = append(r.CacheFrom, build.CacheFrom{Type: "registry", Ref: ref, Here: true})
+	}
 	var limits []struct {
 		Name       string
 		Soft, Hard int64

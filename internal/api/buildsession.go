@@ -41,6 +41,16 @@ func (s *Server) buildSession(c *call) error {
 			return errs.Invalid.Errorf("invalid output %q: image, local, tar, docker and oci can be made", r.Outputs[i].Type)
 		}
 	}
+	for _, c := range r.CacheTo {
+		if !slices.Contains([]string{"inline", "registry", "local"}, c.Type) {
+			return errs.Invalid.Errorf("unknown cache exporter: %q", c.Type)
+		}
+	}
+	for _, c := range r.CacheFrom {
+		if !slices.Contains([]string{"registry", "local"}, c.Type) {
+			return errs.Invalid.Errorf("unknown cache importer: %q", c.Type)
+		}
+	}
 	var err error
 	if r.Access, err = c.registryConfig(); err != nil {
 		return err
@@ -91,6 +101,13 @@ func (s *Server) buildInto(client *session.Client, r *build.Request) (built *bui
 		o.To = a
 		if o.Type == "docker" || o.Type == "oci" {
 			saves[a] = o.Names
+		}
+	}
+	for i := range r.CacheTo {
+		if r.CacheTo[i].Type == "local" {
+			a := client.Output(wire.CacheOutput + i)
+			archives = append(archives, a)
+			r.CacheTo[i].To = a
 		}
 	}
 	ctx := client.Context()

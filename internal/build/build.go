@@ -46,6 +46,9 @@ type (
 	Output = wire.Output
 	Built  = wire.Built
 	Status = wire.Status
+
+	CacheFrom = wire.CacheFrom
+	CacheTo   = wire.CacheTo
 )
 
 // EventKind says what happened.

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"gantry/internal/build/solve"
 	"gantry/internal/build/source"
 	"gantry/internal/config"
+	"gantry/internal/content"
 	"gantry/internal/image"
 	"gantry/internal/kernel/cgroup"
 	"gantry/internal/layer"
@@ -31,7 +34,7 @@ import (
 const maxBuildFiles = 2 << 30
 
 // openBuilds opens the builder.
-func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.Store, cache *solve.Cache, specs *runtime.Builder, home *cgroup.Group, log *slog.Logger) error {
+func (e *engine) openBuilds(cfg *config.Config, st *state.Store, blobs *content.Store, layers *layer.Store, cache *solve.Cache, specs *runtime.Builder, home *cgroup.Group, log *slog.Logger) error {
 	d := defaults(cfg, e.cgroups)
 	o := executor.Options{
 		Dir: filepath.Join(cfg.ExecRoot, "build"), Processes: e.keeper, Cgroups: e.cgroups, Home: home, Builder: specs,
@@ -47,7 +50,7 @@ func (e *engine) openBuilds(cfg *config.Config, st *state.Store, layers *layer.S
 	e.closing(func() error { x.Close(); return nil })
 	e.builds, err = builder.Open(builder.Options{
 		State: st, Layers: layers, Images: buildImages{e.images}, Cache: cache, Runner: x, Dir: filepath.Join(cfg.DataRoot, "build"), Log: log,
-		Fetch: source.NewFetcher(filepath.Join(cfg.DataRoot, "build", "tmp")),
+		Fetch: source.NewFetcher(filepath.Join(cfg.DataRoot, "build", "tmp")), Content: blobs, Remote: e.remote,
 	})
 	if err != nil {
 		return err
@@ -74,8 +77,24 @@ func (b buildImages) Pull(ctx context.Context, ref string, p *ocispec.Platform, 
 	})
 }
 
-func (b buildImages) Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string) (id, manifest digest.Digest, err error) {
-	return b.s.Make(ctx, config, chain, names)
+func (b buildImages) Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string, cache []byte) (id, manifest digest.Digest, err error) {
+	return b.s.Make(ctx, config, chain, names, cache)
+}
+
+func (b buildImages) Load(ctx context.Context, r io.Reader) (digest.Digest, error) {
+	list, err := b.s.Load(ctx, r, nil)
+	if err != nil || len(list) == 0 {
+		return "", err
+	}
+	return list[0].ID, nil
+}
+
+func (b buildImages) Archive(ctx context.Context, l *content.Lease, diff digest.Digest) (ocispec.Descriptor, error) {
+	return b.s.Archive(ctx, l, diff)
+}
+
+func (b buildImages) Field(ctx context.Context, ref, name string) (json.RawMessage, error) {
+	return b.s.Field(ctx, ref, name)
 }
 
 func (b buildImages) Chains(ctx context.Context) (map[digest.Digest]bool, error) {

@@ -138,7 +138,7 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	}
 	e.closing(func() error { e.containers.Close(); return nil })
 	e.images.SetUsers(users{e.containers})
-	if err := e.openBuilds(cfg, st, layers, cache, builder, home, log); err != nil {
+	if err := e.openBuilds(cfg, st, blobs, layers, cache, builder, home, log); err != nil {
 		return e, err
 	}
 	e.trash.Handle(trash.Container, e.containers.Keeper())

@@ -17,8 +17,8 @@ import (
 )
 
 // Make makes an image of layers that are here, as a build does. What config says of its root file system is replaced. Without a
-// name the image is dangling.
-func (s *Service) Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string) (id, manifest digest.Digest, err error) {
+// name the image is dangling. cache, if any, goes into its configuration, for builds elsewhere.
+func (s *Service) Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string, cache []byte) (id, manifest digest.Digest, err error) {
 	var tags []reference.NamedTagged
 	for _, n := range names {
 		t, err := ParseName(n)
@@ -35,7 +35,7 @@ func (s *Service) Make(ctx context.Context, config dockerspec.DockerOCIImage, ch
 	if err != nil {
 		return "", "", err
 	}
-	x, err := s.write(ctx, blobs, &config, list)
+	x, err := s.write(ctx, blobs, &withCache{config, cache}, list)
 	if err != nil {
 		return "", "", err
 	}
@@ -59,6 +59,12 @@ func (s *Service) Make(ctx context.Context, config dockerspec.DockerOCIImage, ch
 		s.event("tag", x, reference.FamiliarString(t))
 	}
 	return x.id, x.target.Digest, nil
+}
+
+// withCache is an image's configuration with BuildKit's field for a cache.
+type withCache struct {
+	dockerspec.DockerOCIImage
+	Cache []byte `json:"moby.buildkit.cache.v0,omitempty"`
 }
 
 // describeChain lists the layers of chain, bottom first, and writes their diff IDs into config.
@@ -101,7 +107,7 @@ func (s *Service) blobOf(diff digest.Digest) (ocispec.Descriptor, bool) {
 }
 
 // write puts config and manifest of a new image into the store.
-func (s *Service) write(ctx context.Context, l *content.Lease, img *dockerspec.DockerOCIImage, layers []ocispec.Descriptor) (*resolved, error) {
+func (s *Service) write(ctx context.Context, l *content.Lease, img any, layers []ocispec.Descriptor) (*resolved, error) {
 	config, err := json.Marshal(img)
 	if err != nil {
 		return nil, err

@@ -179,3 +179,45 @@ func (s *Store) Repair(ctx context.Context, chain digest.Digest, open Source) (e
 	s.mu.Unlock()
 	return s.trash.throw(filepath.Join(s.base, "layers", old))
 }
+
+// Vouch makes of a layer that came as an archive one that can be made again without it, if packing it comes to the same bytes: then the
+// archive may go. It reports whether that is so.
+func (s *Store) Vouch(ctx context.Context, chain digest.Digest) (bool, error) {
+	l := s.Lease()
+	defer l.Release()
+	l.Hold(chain)
+	s.mu.Lock()
+	r, ok := s.layers[chain]
+	dirs, err := s.lower(chain)
+	s.mu.Unlock()
+	if !ok || err != nil {
+		return false, notFound(chain)
+	}
+	if r.Pack > 0 {
+		return true, nil
+	}
+	fds, err := s.openAll(dirs[:min(2, len(dirs))])
+	if err != nil {
+		return false, err
+	}
+	defer closeAll(fds)
+	diff, n, err := packedDigest(ctx, fds[0], fds[1:])
+	if err != nil || diff != r.DiffID {
+		return false, err
+	}
+	if r.Boot != "" { // its archive would have brought it back
+		if err := s.settle(); err != nil {
+			return false, err
+		}
+	}
+	r.Pack, r.TarSize, r.Boot = packVersion, n, ""
+	if err := s.state.Update(func(tx state.Tx) error { return tx.Put(bucket, chain.String(), r) }); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, still := s.layers[chain]; still {
+		s.layers[chain] = r
+	}
+	return true, nil
+}

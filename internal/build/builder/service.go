@@ -28,6 +28,7 @@ import (
 	"gantry/internal/build/graph"
 	"gantry/internal/build/solve"
 	"gantry/internal/build/source"
+	"gantry/internal/content"
 	"gantry/internal/errs"
 	"gantry/internal/layer"
 	"gantry/internal/remote"
@@ -49,7 +50,14 @@ type Images interface {
 	Get(ctx context.Context, ref string) (Image, error)
 	Pull(ctx context.Context, ref string, p *ocispec.Platform, a remote.Access, report func(build.Status)) error
 	// Make makes an image of layers that are here.
-	Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string) (id, manifest digest.Digest, err error)
+	// cache, if any, goes into its configuration (package cachefile).
+	Make(ctx context.Context, config dockerspec.DockerOCIImage, chain digest.Digest, names []string, cache []byte) (id, manifest digest.Digest, err error)
+	// Load takes in an image archive, and returns the image's ID.
+	Load(ctx context.Context, r io.Reader) (digest.Digest, error)
+	// Archive describes the archive of a layer that is here, in the content store, and gives it to the lease.
+	Archive(ctx context.Context, l *content.Lease, diff digest.Digest) (ocispec.Descriptor, error)
+	// Field is a field of an image's configuration that is in no specification; nil without it.
+	Field(ctx context.Context, ref, name string) (json.RawMessage, error)
 	// Chains are the topmost layers of all images.
 	Chains(ctx context.Context) (map[digest.Digest]bool, error)
 	// Collect removes layers that nobody wants any more.
@@ -64,9 +72,12 @@ type Options struct {
 	Cache  *solve.Cache // opened before the images are
 	Runner solve.Runner
 	Fetch  *source.Fetcher // nil: no addresses
-	Dir    string          // a folder of the data-root
-	Policy Policy
-	Log    *slog.Logger
+	// Content and Remote are for caches elsewhere; nil: none.
+	Content *content.Store
+	Remote  *remote.Client
+	Dir     string // a folder of the data-root
+	Policy  Policy
+	Log     *slog.Logger
 }
 
 // Service builds. Its methods may be called from any goroutine.
@@ -156,7 +167,7 @@ func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, er
 	for i, o := range result.Outputs {
 		roots[i] = o.Root
 	}
-	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r), Strict: r.Classic}
+	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r), Strict: r.Classic, Import: s.importCaches(ctx, r)}
 	solved, err := s.solver.Solve(ctx, job)
 	if err != nil {
 		return nil, err
@@ -164,6 +175,9 @@ func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, er
 	defer solved.Release()
 	built, err := s.export(ctx, r, result, solved)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.exportCaches(ctx, r, solved); err != nil {
 		return nil, err
 	}
 	s.tidy()
@@ -300,7 +314,7 @@ type resolver struct {
 
 func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (dockerfile.ResolvedImage, error) {
 	if ref.Layout != "" {
-		return dockerfile.ResolvedImage{}, errs.NotImplemented.Errorf("oci-layout contexts are not supported")
+		return x.s.layout(ctx, x.r, ref)
 	}
 	// A status before there is a vertex is nobody's.
 	img, err := x.s.image(ctx, ref.Ref, ref.Platform, ref.Pull, x.r.Access, func(st build.Status) {
@@ -314,6 +328,9 @@ func (x resolver) ResolveImage(ctx context.Context, ref dockerfile.ImageRef) (do
 
 // image finds an image, here or in its registry.
 func (s *Service) image(ctx context.Context, ref string, p graph.Platform, mode graph.PullMode, access func(string) remote.Access, report func(build.Status)) (Image, error) {
+	if strings.HasPrefix(ref, layoutRef) {
+		return s.Images.Get(ctx, strings.TrimPrefix(ref, layoutRef))
+	}
 	var want *ocispec.Platform
 	if p.Architecture != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH) {
 		want = &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
@@ -409,7 +426,11 @@ func (s *Service) export(ctx context.Context, r *build.Request, result *graph.Re
 	for _, n := range names {
 		tell(r.Sink, build.Event{Kind: build.Exporting, Text: "naming to " + n})
 	}
-	if built.Image, built.Manifest, err = s.Images.Make(ctx, config, chain, names); err != nil {
+	cache, err := s.inline(ctx, r, solved)
+	if err != nil {
+		return nil, err
+	}
+	if built.Image, built.Manifest, err = s.Images.Make(ctx, config, chain, names, cache); err != nil {
 		return nil, err
 	}
 	built.Names = names

@@ -246,3 +246,6 @@ func (g *Graph) add(v *Vertex, kept map[*Vertex]*Vertex) error {
 	g.Vertices = append(g.Vertices, v)
 	return nil
 }
+
+// Outputs is how many outputs the vertex has.
+func (v *Vertex) Outputs() int { return v.Op.outputs() }

@@ -373,6 +373,7 @@ func (s *saver) save() {
 				}
 			}
 		} else {
+			e.lease.Release()
 			e.lease = leases[e]
 		}
 	}

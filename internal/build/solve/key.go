@@ -211,6 +211,9 @@ func (j *job) content(r *Ref, c *graph.Copy) (digest.Digest, error) {
 			return d, nil
 		}
 	}
+	if err := j.have(j.ctx, r); err != nil {
+		return "", err
+	}
 	f, done, err := j.s.read(r)
 	if err != nil {
 		return "", err

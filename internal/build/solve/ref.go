@@ -23,6 +23,7 @@ type Ref struct {
 	draft *layer.Draft
 	empty bool // the step that made it changed nothing
 	tree  *source.Files
+	from  *imported // a cache elsewhere has it: see job.have
 
 	once sync.Once // of the release of draft
 }

@@ -115,6 +115,8 @@ type Job struct {
 	ShmSize int64
 	// Allow lists what the graph may ask for beyond a plain run: "network.host", "security.insecure".
 	Allow []string
+	// Import is what there is of caches elsewhere; may be nil.
+	Import Importer
 	// Strict has a wildcard that matches nothing fail, as with Docker's classic builder.
 	Strict bool
 }
@@ -197,6 +199,12 @@ func (s *Solver) Solve(ctx context.Context, x *Job) (*Solved, error) {
 		})
 	}
 	wg.Wait()
+	for i, r := range roots {
+		if errors[i] == nil {
+			errors[i] = j.have(j.ctx, r)
+		}
+	}
+	j.keepImported()
 	j.work.Wait() // what another root's failure canceled is over
 	for _, err := range errors {
 		if err != nil {
@@ -432,6 +440,11 @@ func (j *job) step(v *graph.Vertex) (*result, error) {
 			j.tell(Event{Kind: Cached, Vertex: v, State: digest.Digest(e.id)})
 			return j.use(e), nil
 		}
+		if j.Import != nil {
+			if r := j.elsewhere(v, k); r != nil {
+				return r, nil
+			}
+		}
 	} else if err := k.look(); err != nil {
 		return nil, err
 	}
@@ -638,6 +651,9 @@ func (j *job) perform(ctx context.Context, f *flight, v *graph.Vertex, k *keys, 
 		return nil, ctx.Err()
 	}
 	defer func() { <-j.s.slots }()
+	if err := j.have(ctx, ins...); err != nil {
+		return nil, err
+	}
 	f.tell(Event{Kind: Started, Why: j.why(v, ins)})
 	switch op := v.Op.(type) {
 	case *graph.Exec:

@@ -54,8 +54,8 @@ func (o *options) register(fs *pflag.FlagSet) {
 	o.platforms = list("platform", "", "list", "Platform of the image")
 	o.hosts = list("add-host", "", "list", "Line of /etc/hosts for RUN: name:ip")
 	o.allow = list("allow", "", "list", "Allow RUN --network=host (network.host) or --security=insecure (security.insecure)")
-	o.cacheTo = list("cache-to", "", "list", "Not supported yet")
-	o.cacheFrom = list("cache-from", "", "list", "Not supported yet, and ignored")
+	o.cacheTo = list("cache-to", "", "list", "Where else the cache goes: type=inline|registry|local[,ref=…][,dest=…][,mode=min|max]")
+	o.cacheFrom = list("cache-from", "", "list", "A cache to use besides the engine's: type=registry|local[,ref=…][,src=…], or an image")
 	o.noCacheFilter = list("no-cache-filter", "", "list", "Stages that are built even if the cache has them")
 	o.annotations = list("annotation", "", "list", "Not supported yet")
 	fs.StringVarP(&o.file, "file", "f", "", "Dockerfile (default: Dockerfile in the context); - for stdin")
@@ -149,15 +149,10 @@ func (p *plan) describe(ctx context.Context, env *command.Env, where string) (er
 		return errors.New("--squash is not supported: copy the files of one stage into another (COPY --from) instead")
 	case o.call != "build" && o.call != "check":
 		return fmt.Errorf("--call %s is not supported: build and check are", o.call)
-	case len(o.cacheTo.Values) > 0:
-		return errors.New("--cache-to is not supported yet: the engine keeps its cache by itself, from build to build")
 	case len(o.annotations.Values) > 0:
 		return errors.New("--annotation is not supported yet: labels (--label) are")
 	case o.debug:
 		return errors.New("--debug is not supported yet: build up to the stage before (--target), and gantry run -it that")
-	}
-	if len(o.cacheFrom.Values) > 0 {
-		fmt.Fprintln(env.IO.Err, "WARNING: --cache-from is not supported yet and ignored: the engine's own cache is used")
 	}
 	r.Check = o.check || o.call == "check"
 	r.Target, r.NoCache, r.Pull, r.CgroupParent = o.target, o.noCache, o.pull, o.cgroupParent
@@ -224,7 +219,7 @@ func (p *plan) describe(ctx context.Context, env *command.Env, where string) (er
 		t := time.Unix(n, 0).UTC()
 		r.Epoch = &t
 	}
-	for _, add := range []func() error{p.addSecrets, p.addAgents, p.addContexts, func() error { return p.addContext(env, where) }, func() error { return p.addOutputs(env) }} {
+	for _, add := range []func() error{p.addSecrets, p.addAgents, p.addContexts, func() error { return p.addContext(env, where) }, func() error { return p.addOutputs(env) }, p.addCaches} {
 		if err := add(); err != nil {
 			return err
 		}

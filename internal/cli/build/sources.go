@@ -123,7 +123,7 @@ func (p *plan) addAgents() error {
 }
 
 // addContexts offers the folders of --build-context.
-func (p *plan) addContexts() error {
+func (p *plan) addContexts() (err error) {
 	p.request.Contexts = map[string]string{}
 	for _, s := range p.o.contexts.Values {
 		name, at, ok := strings.Cut(s, "=")
@@ -139,7 +139,10 @@ func (p *plan) addContexts() error {
 			continue
 		}
 		if path, ok := strings.CutPrefix(at, "oci-layout://"); ok {
-			return fmt.Errorf("invalid --build-context %q: load %s (gantry load) and give docker-image:// instead", s, path)
+			if p.request.Contexts[name], err = p.offerLayout("layout "+name, path); err != nil {
+				return fmt.Errorf("invalid --build-context %q: %w", s, err)
+			}
+			continue
 		}
 		if info, err := os.Stat(at); err != nil {
 			return fmt.Errorf("invalid --build-context %q: %w", s, err)

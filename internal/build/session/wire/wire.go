@@ -76,6 +76,9 @@ type Request struct {
 	Epoch       *time.Time
 
 	Outputs []Output
+	// CacheFrom are caches elsewhere that may be used, CacheTo where this build's goes besides the engine's own.
+	CacheFrom []CacheFrom
+	CacheTo   []CacheTo
 }
 
 // Output is one thing to make of the result.
@@ -85,6 +88,32 @@ type Output struct {
 	Type  string
 	Names []string  // of an image, "repository[:tag]"
 	To    io.Writer `json:"-"` // where an archive goes, in the engine
+}
+
+// CacheFrom is a cache elsewhere.
+type CacheFrom struct {
+	Type     string // "registry": also an image with the cache in it; "local": an OCI layout
+	Ref      string // of a registry
+	Insecure bool
+	Here     bool   // only an image that is here
+	Folder   string // the client's, of a layout
+	Tag      string // in the layout
+	Digest   digest.Digest
+}
+
+// CacheOutput is the number of the first of a request's CacheTo among the outputs that a client takes in.
+const CacheOutput = 1000
+
+// CacheTo is where a build's cache goes.
+type CacheTo struct {
+	Type        string // "inline": into the image; "registry"; "local": a tar stream of an OCI layout
+	Ref         string // of a registry
+	Insecure    bool
+	Tag         string // in the layout
+	All         bool   // also the steps whose layers the result does not have
+	Index       bool   // the manifest is an index instead of an image's
+	IgnoreError bool
+	To          io.Writer `json:"-"` // where a layout goes, in the engine
 }
 
 // Built is what came of a build.
