@@ -141,7 +141,7 @@ func TestBadFlags(t *testing.T) {
 		{"invalid progress", []string{"--progress", "loud", dir}},
 		{"not a console", []string{"--progress", "tty", dir}},
 		{"--squash is not supported", []string{"--squash", dir}},
-		{"--cache-to is not supported", []string{"--cache-to", "type=registry,ref=x", dir}},
+		{"unknown cache exporter", []string{"--cache-to", "type=gha", dir}},
 		{"--annotation is not supported", []string{"--annotation", "a=b", dir}},
 		{"--debug is not supported", []string{"--debug", dir}},
 		{"should be seconds", []string{"--build-arg", "SOURCE_DATE_EPOCH=tomorrow", dir}},
