@@ -281,7 +281,7 @@ func (s *Server) imageImport(c *call) error {
 	id, err := s.deps.Images.Import(c.r.Context(), from, o)
 	if err != nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20))
-		return m.fail(err)
+		return m.fail(s.advise(err))
 	}
 	m.status("", id.String())
 	return nil

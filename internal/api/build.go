@@ -60,7 +60,7 @@ func (s *Server) build(c *call) error {
 	if remoteURL != "" && remoteURL != "client-session" {
 		r.Remote = remoteURL
 	} else if err := client.read(ctx, s.deps.Builds.TempDir(), c.r.Body, r.File); err != nil {
-		return c.refuseBody(err)
+		return c.refuseBody(s.advise(err))
 	}
 	m := &messages{c: c}
 	p := newClassicPrinter(m, c.flag("q"), c.str("rm") == "" || c.flag("rm"), c.flag("forcerm"))
@@ -70,7 +70,7 @@ func (s *Server) build(c *call) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return p.fail(err)
+		return p.fail(s.advise(err))
 	}
 	p.end(built)
 	return nil

@@ -74,7 +74,7 @@ func (s *Server) buildSession(c *call) error {
 	if errors.As(err, &exit) {
 		code = exit.Code
 	}
-	client.End(built, solveError(err), code)
+	client.End(built, s.advise(solveError(err)), code)
 	return nil
 }
 

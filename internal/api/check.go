@@ -43,7 +43,7 @@ func (s *Server) check(c *call) error {
 	}
 	done, err := s.deps.Check(c.r.Context(), c.flag("repair"), func(f image.Finding) { send(checkLine{Finding: &f}) })
 	if err != nil {
-		send(checkLine{Error: err.Error()})
+		send(checkLine{Error: s.advise(err).Error()})
 		return nil
 	}
 	send(checkLine{Checked: &done})

@@ -78,7 +78,7 @@ func (s *Server) execStart(c *call) error {
 		// CLI prints it, and takes 126 or 127 from the exec's exit code.
 		f := framer{w: st.out, plain: x.Tty}
 		st.settle()
-		_ = f.write(supervisor.Stdout, fmt.Appendf(nil, "%v\r\n", err))
+		_ = f.write(supervisor.Stdout, fmt.Appendf(nil, "%v\r\n", s.advise(err)))
 		st.closeWrite()
 		st.close()
 		return nil

@@ -259,7 +259,7 @@ func (s *Server) imageLoad(c *call) error {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20))
 		m.begun = true // Docker says 200 and reports a broken archive in the stream; the CLI shows either
 		m.c.w.Header()["Content-Type"] = typeJSON
-		return m.fail(err)
+		return m.fail(s.advise(err))
 	}
 	// What may follow the archive (padding) is read, lest the client is cut off while sending.
 	_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 1<<20))

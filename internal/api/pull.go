@@ -64,7 +64,7 @@ func (s *Server) imageCreate(c *call) error {
 		return nil
 	}
 	if err := s.deps.Images.Pull(c.r.Context(), name, o, m.progress); err != nil {
-		return m.fail(err)
+		return m.fail(s.advise(err))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (s *Server) imagePush(c *call) error {
 	}
 	m := messages{c: c}
 	if err := s.deps.Images.Push(c.r.Context(), name, o, m.progress); err != nil {
-		return m.fail(err)
+		return m.fail(s.advise(err))
 	}
 	return nil
 }

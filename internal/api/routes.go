@@ -204,7 +204,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if k := errs.KindOf(err); k == errs.Internal {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	fail(w, err, false)
+	fail(w, s.advise(err), false)
 }
 
 // survive logs a panic of a handler where everyone sees it, and ends the connection: how far the reply had got is unknown.

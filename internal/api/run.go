@@ -65,7 +65,7 @@ func (r *runner) run(ctx context.Context, q url.Values) {
 	}
 	out := runstream.Outcome{}
 	if err != nil {
-		out = runstream.Outcome{Status: status(errs.KindOf(err)), Message: err.Error()}
+		out = runstream.Outcome{Status: status(errs.KindOf(err)), Message: r.s.advise(err).Error()}
 	}
 	if r.tell(runstream.Started, out) != nil {
 		return

@@ -45,11 +45,24 @@ func (c *container) writeFiles(net *Connection, linked []byte) (string, error) {
 		name string
 		data []byte
 	}{{"hostname", []byte(c.now.Config.Hostname + "\n")}, {"hosts", hosts}, {"resolv.conf", resolvConf(h, net != nil && net.Resolver)}} {
-		if err := os.WriteFile(filepath.Join(c.dir, f.name), f.data, 0o644); err != nil {
+		if err := overwrite(filepath.Join(c.dir, f.name), f.data); err != nil {
 			return "", fmt.Errorf("write %s: %w", f.name, err)
 		}
 	}
 	return c.dir, nil
+}
+
+// overwrite writes a file in place. It gives up no block before the new content has one: on a full disk the old content would be gone.
+func overwrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // rewriteFiles brings hosts and resolv.conf of a running container in line with its connections, which are about to be n.
@@ -70,13 +83,13 @@ func (c *container) rewriteFiles(n *Connection) {
 			}
 		}
 		if text := strings.Join(now, ""); text != string(old) {
-			err = os.WriteFile(hosts, []byte(text), 0o644)
+			err = overwrite(hosts, []byte(text))
 		}
 	}
 	conf := filepath.Join(c.dir, "resolv.conf")
 	if err == nil && n.Resolver {
 		if old, err = os.ReadFile(conf); err == nil && bytes.Equal(old, resolvConf(h, false)) {
-			err = os.WriteFile(conf, resolvConf(h, true), 0o644)
+			err = overwrite(conf, resolvConf(h, true))
 		}
 	}
 	if err != nil {

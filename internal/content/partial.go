@@ -115,7 +115,7 @@ func (s *Store) Partial(ctx context.Context, l *Lease, d digest.Digest, size int
 	// Said before it comes, and before the disk is full for everyone else.
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(p.f.Fd()), &st); err == nil && st.Bsize > 0 && (size-p.n)/int64(st.Bsize) >= int64(st.Bavail) {
-		return nil, errs.Unavailable.Errorf("blob %s: no space left on device: %d bytes are to come, %d are free", d, size-p.n, int64(st.Bavail)*int64(st.Bsize))
+		return nil, errs.Unavailable.Errorf("blob %s: %w: %d bytes are to come, %d are free", d, unix.ENOSPC, size-p.n, int64(st.Bavail)*int64(st.Bsize))
 	}
 	return p, nil
 }

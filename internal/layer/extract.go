@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+	"gantry/internal/ids"
 	"gantry/internal/kernel/fs"
 )
 
@@ -112,11 +113,31 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 		case isDir && h.Typeflag == tar.TypeDir:
 			return x.finish(parent, name, full, h)
 		}
+		if isRegular(h) && !isDir {
+			return x.replace(parent, name, full, h, r)
+		}
 		if err := removeAll(parent, name); err != nil {
 			return err
 		}
 	}
 	return x.make(parent, name, full, h, r)
+}
+
+func isRegular(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont || h.Typeflag == tar.TypeGNUSparse
+}
+
+// replace puts a file in the place of another, which goes when all of the new one is there: the disk may be full before.
+func (x *extractor) replace(parent int, name, full string, h *tar.Header, r io.Reader) error {
+	tmp := ".gantry-" + ids.Short(ids.New())
+	if err := x.make(parent, tmp, full, h, r); err != nil {
+		return err
+	}
+	if err := unix.Renameat(parent, tmp, parent, name); err != nil {
+		unix.Unlinkat(parent, tmp, 0)
+		return pathError("replace", full, err)
+	}
+	return nil
 }
 
 func (x *extractor) make(parent int, name, full string, h *tar.Header, r io.Reader) error {
@@ -135,6 +156,9 @@ func (x *extractor) make(parent int, name, full string, h *tar.Header, r io.Read
 			err = x.attributes(fd, full, h)
 		}
 		unix.Close(fd)
+		if err != nil {
+			unix.Unlinkat(parent, name, 0) // half a file is worse than none
+		}
 		return err
 	case tar.TypeDir:
 		if err := unix.Mkdirat(parent, name, 0o700); err != nil {

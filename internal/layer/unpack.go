@@ -113,7 +113,7 @@ func (u *unpacker) room(n int64) error {
 		keep = min(256<<20, int64(st.Blocks)/50*int64(st.Bsize))
 	}
 	if free := int64(st.Bavail) * int64(st.Bsize); free < keep {
-		return errs.Unavailable.Errorf("no space left on device: %d bytes are unpacked, more are to come, and %d are free", u.done.Size, free)
+		return errs.Unavailable.Errorf("%w: %d bytes are unpacked, more are to come, and %d are free", unix.ENOSPC, u.done.Size, free)
 	}
 	return nil
 }
