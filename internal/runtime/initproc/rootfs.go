@@ -165,12 +165,21 @@ func (l *launch) finishRoot() error {
 		}
 	}
 	// pivot_root(".", "."): the old root ends up on top of the new one, at the working directory
-	// (pivot_root(2)). It is made a slave before it is detached, so that nothing is unmounted on the host.
+	// (pivot_root(2)). It is made a slave before it is detached, so that nothing is unmounted on the host: by a descriptor, for "."
+	// would be the new root, and what is shared with the host in that stays shared.
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed("pivot_root", err)
+	}
+	defer unix.Close(old)
 	if err := unix.Fchdir(l.root.Fd()); err != nil {
 		return failed("pivot_root", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return explain("pivot_root", "pivot_root", err)
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return failed("pivot_root", err)
 	}
 	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return explain("pivot_root", "make the old root a slave", err)
