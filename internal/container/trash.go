@@ -62,6 +62,30 @@ func (s *Service) Keeper() trash.Keeper { return keeper{s} }
 
 type keeper struct{ s *Service }
 
+// Restorable refuses a name that is taken; Restore does so once more, for somebody may come in between.
+func (k keeper) Restorable(it trash.Item, as string) error {
+	r := new(record)
+	if err := it.Decode(r); err != nil {
+		return err
+	}
+	if as != "" {
+		bare, err := checkName(as)
+		if err != nil {
+			return err
+		}
+		r.Name = bare
+	}
+	if _, err := k.s.reserveName(r.Name, r.ID); err != nil {
+		return errTaken(r.ID, err)
+	}
+	k.s.releaseName(r.Name, r.ID)
+	return nil
+}
+
+func errTaken(id string, err error) error {
+	return errs.Conflict.Errorf("cannot bring container %s back: %w\n`gantry undo --as NAME %s` gives it another", ids.Short(id), err, ids.Short(id))
+}
+
 // Restore makes the container as it was when it was removed, but that it does not run.
 func (k keeper) Restore(ctx context.Context, it trash.Item, as string, taken func(state.Tx) error) (string, error) {
 	s := k.s
@@ -87,7 +111,7 @@ func (k keeper) Restore(ctx context.Context, it trash.Item, as string, taken fun
 		}
 	}
 	if _, err := s.reserveName(r.Name, r.ID); err != nil {
-		return "", errs.Conflict.Errorf("cannot bring container %s back: %w\n`gantry undo --as NAME %s` gives it another", ids.Short(r.ID), err, ids.Short(r.ID))
+		return "", errTaken(r.ID, err)
 	}
 	snap, err := r.snapshot()
 	var f frozen

@@ -91,6 +91,13 @@ type Keeper interface {
 	Size(it Item) int64
 }
 
+// Checker is a Keeper of things that take others along: volumes come back before the container that holds them, and should not if it
+// can't.
+type Checker interface {
+	// Restorable says why a thing cannot come back under the name as (empty: its own), if so.
+	Restorable(it Item, as string) error
+}
+
 // Options are what the Bin stands on.
 type Options struct {
 	Keep time.Duration // 0: there is no trash
@@ -287,8 +294,26 @@ func (b *Bin) Undo(ctx context.Context, ref, as string) (back []Restored, err er
 	}
 	var failed []string
 	kind := errs.Internal
+	stays := map[string]bool{} // the Keys of things that can't come back; what they took along waits for them
+	for _, it := range items {
+		c, ok := b.keepers[it.Kind].(Checker)
+		if !ok || it.With != "" {
+			continue
+		}
+		if err := c.Restorable(it, as); err != nil {
+			kind = errs.KindOf(err)
+			failed = append(failed, err.Error())
+			stays[it.Key] = true
+		}
+	}
 	for i := range items {
 		it := &items[i]
+		if stays[it.Key] || stays[it.With] {
+			b.mu.Lock()
+			delete(b.busy, it.ID)
+			b.mu.Unlock()
+			continue
+		}
 		name, err := b.restore(ctx, it, as)
 		if err != nil {
 			kind = errs.KindOf(err)
