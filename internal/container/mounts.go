@@ -115,7 +115,7 @@ func (s *Service) mountPlan(ctx context.Context, h *api.HostConfig, c *api.Confi
 	}
 	for i := range p.points {
 		if m := &p.points[i]; m.Type == mount.TypeVolume {
-			m.Driver, m.Source = "local", filepath.Join(s.VolumeRoot, m.Name, "_data")
+			m.Driver, m.Source = "local", s.volumePlace(m.Name)
 		}
 	}
 	slices.SortStableFunc(p.points, func(a, b api.MountPoint) int {

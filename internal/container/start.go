@@ -3,8 +3,10 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"gantry/internal/errs"
@@ -85,7 +87,22 @@ func refused(e *supervisor.LaunchError, prefix string) error {
 	if !strings.Contains(text, "unable to start container process") {
 		text = "unable to start container process: " + text
 	}
-	return kind.Errorf("%s: %s: unknown", prefix, text)
+	return kind.Wrap(&refusal{fmt.Sprintf("%s: %s: unknown", prefix, text), syscall.Errno(e.Errno)})
+}
+
+// refusal keeps the kernel's reason beside the words: a full disk has advice of its own.
+type refusal struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *refusal) Error() string { return e.text }
+
+func (e *refusal) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
 }
 
 // launch carries out the steps of a start.
@@ -118,8 +135,8 @@ func (c *container) launch() error {
 	)
 	var net *Connection
 	var hosts []byte // lines of the hosts file for linked containers
-	unmap := func() {}
-	defer func() { unmap() }()
+	unmap, letGo := func() {}, func() {}
+	defer func() { unmap(); letGo() }()
 	defer func() {
 		if net != nil {
 			net.Done()
@@ -160,7 +177,7 @@ func (c *container) launch() error {
 			if err := makeSources(&c.now); err != nil {
 				return err
 			}
-			if plan.Sources, err = s.sources(s.ctx, &c.now); err != nil {
+			if plan.Sources, letGo, err = s.sources(s.ctx, &c.now); err != nil {
 				return err
 			}
 			if unmap, err = c.mapOwners(plan.Sources); err != nil {

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/moby/moby/api/types/mount"
 
 	"gantry/internal/errs"
 	kernelfs "gantry/internal/kernel/fs"
+	kernelmount "gantry/internal/kernel/mount"
 	"gantry/internal/kernel/view"
 	"gantry/internal/layer"
 )
@@ -73,8 +75,13 @@ func (c *container) mountFiles(alone bool) (kernelfs.Root, error) {
 	if !alone {
 		for _, m := range c.now.Mounts {
 			if m.Type == mount.TypeVolume && c.s.Mounter != nil {
-				// One whose options ask for a file system is seen by its processes only.
-				if m.Source = c.s.Mounter.Sources([]string{m.Name})[0].Path; m.Source == "" {
+				src := c.s.Mounter.Sources([]string{m.Name})[0]
+				if strings.HasPrefix(src.Device, "/") && !strings.HasPrefix(src.Device, "//") && src.Type != "" {
+					binds = append(binds, view.Bind{Type: src.Type, Source: src.Device, Options: kernelmount.Parse(src.Options), Target: m.Destination, ReadOnly: !m.RW})
+					continue
+				}
+				// A server may not answer, and a tmpfs holds nothing now.
+				if m.Source = src.Path; m.Source == "" {
 					continue
 				}
 			}
@@ -148,7 +155,7 @@ func (s *Service) CopyIn(ctx context.Context, ref, name string, archive io.Reade
 	})
 	if layer.ReadOnly(err) && !snap.HostConfig.ReadonlyRootfs && s.Trash.Full() {
 		// An overlay that finds no room for its own folder is mounted read-only.
-		err = errs.Internal.Errorf("write %s: no space left on device", name)
+		err = errs.Internal.Errorf("write %s: %w", name, syscall.ENOSPC)
 	} else if layer.ReadOnly(err) {
 		err = errs.Invalid.Errorf("container rootfs is marked read-only")
 	}

@@ -2,9 +2,13 @@ package container
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -12,8 +16,10 @@ import (
 
 	"gantry/internal/errs"
 	kernelfs "gantry/internal/kernel/fs"
+	kernelmount "gantry/internal/kernel/mount"
 	"gantry/internal/kernel/view"
 	"gantry/internal/runtime"
+	"gantry/internal/runtime/spec"
 	"gantry/internal/trash"
 )
 
@@ -124,9 +130,17 @@ func (s *Service) keepVolumes(records map[string]*record) {
 	}
 }
 
-// sources says how the container's mounts are made that are more than a folder of the host; its volumes are in use from now on.
-func (s *Service) sources(ctx context.Context, snap *Snapshot) (map[string]runtime.Source, error) {
-	out := map[string]runtime.Source{}
+// sources says how the container's mounts are made that are more than a folder of the host; its volumes are in use from now on. done lets
+// go of what is held for it, when init has it.
+func (s *Service) sources(ctx context.Context, snap *Snapshot) (out map[string]runtime.Source, done func(), err error) {
+	out = map[string]runtime.Source{}
+	var held []*view.Held
+	done = func() {
+		for _, h := range held {
+			h.Close()
+		}
+		held = nil
+	}
 	var uses []VolumeUse
 	for _, m := range snap.Mounts {
 		o := snap.MountOptions[m.Destination]
@@ -136,24 +150,23 @@ func (s *Service) sources(ctx context.Context, snap *Snapshot) (map[string]runti
 		case mount.TypeImage:
 			layers, err := s.Layers.Overlay(o.Chain, "")
 			if err != nil {
-				return nil, errs.KindOf(err).Errorf("image %s, mounted at %s: %w", m.Source, m.Destination, err)
+				return nil, done, errs.KindOf(err).Errorf("image %s, mounted at %s: %w", m.Source, m.Destination, err)
 			}
 			out[m.Destination] = runtime.Source{Overlay: &layers, Subpath: o.Subpath}
 		}
 	}
 	if len(uses) == 0 {
-		return out, nil
+		return out, done, nil
 	}
 	if s.Mounter == nil {
-		return nil, errs.NotImplemented.Errorf("this engine has no volumes")
+		return nil, done, errs.NotImplemented.Errorf("this engine has no volumes")
 	}
 	list, err := s.Mounter.Mount(ctx, snap.ID, uses)
 	if err != nil {
-		return nil, err
+		return nil, done, err
 	}
 	for i, v := range list {
-		src := runtime.Source{Path: v.Path, Type: v.Type, Device: v.Device, Options: v.Options, NonRecursive: !v.Recursive,
-			Subpath: snap.MountOptions[uses[i].Destination].Subpath}
+		src := runtime.Source{Path: v.Path, Options: v.Options, NonRecursive: !v.Recursive, Subpath: snap.MountOptions[uses[i].Destination].Subpath}
 		if v.From != "" {
 			if place := s.placeOf(v.From, uses[i].Name); place != "" {
 				if p, err := s.processOf(v.From); err == nil {
@@ -161,9 +174,52 @@ func (s *Service) sources(ctx context.Context, snap *Snapshot) (map[string]runti
 				}
 			}
 		}
+		if v.Type != "" && src.Of == nil {
+			h, err := s.holdVolume(ctx, &v, s.volumePlace(uses[i].Name))
+			if err != nil {
+				return nil, done, err
+			}
+			held = append(held, h)
+			src = runtime.Source{Path: h.Path, Of: &spec.Process{Pid: h.Pid, StartTime: h.StartTime}, NonRecursive: true, Subpath: src.Subpath}
+		}
 		out[uses[i].Destination] = src
 	}
-	return out, nil
+	return out, done, nil
+}
+
+// volumePlace is the folder of a volume, by which Docker's errors name it.
+func (s *Service) volumePlace(name string) string { return filepath.Join(s.VolumeRoot, name, "_data") }
+
+// patience is how long a file server may take to answer a mount.
+const patience = 2 * time.Minute
+
+// holdVolume mounts the file system that a volume's options ask for where init finds it. Init could not: the container's control group
+// denies devices, and its network may not reach the server. What the kernel refuses is told in Docker's words; a password among the
+// options (CIFS) is not repeated.
+func (s *Service) holdVolume(ctx context.Context, v *VolumeSource, place string) (*view.Held, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	o := kernelmount.Parse(v.Options)
+	h, err := view.Hold(ctx, v.Type, v.Device, o, s.Root)
+	if err == nil {
+		return h, nil
+	}
+	text := "mount " + v.Device + ":" + place
+	if flags := o.Flags(); flags != 0 {
+		text += fmt.Sprintf(", flags: 0x%x", flags)
+	}
+	if len(o.Data) > 0 {
+		for i, d := range o.Data {
+			if strings.HasPrefix(d, "password=") {
+				o.Data[i] = "password=********"
+			}
+		}
+		text += ", data: " + strings.Join(o.Data, ",")
+	}
+	if refused := (*kernelmount.OptionError)(nil); errors.As(err, &refused) {
+		err = refused.Err // its text has the option, and Docker's has not
+	}
+	return nil, errs.Internal.Errorf("error while mounting volume '%s': failed to mount local volume: %s: %w", place, text, err)
 }
 
 // placeOf is where a container has the volume, whole.

@@ -165,8 +165,7 @@ type Source struct {
 	Of           *spec.Process
 	NonRecursive bool
 
-	Type, Device string // a file system mounted anew
-	Options      []string
+	Options []string // mount(8)'s words, beside those that the MountPoint stands for
 
 	Overlay *layer.Overlay // an image, read-only
 
@@ -189,8 +188,6 @@ func mountOf(in *Input, m api.MountPoint) (b spec.Mount, root string, err error)
 		o := src.Overlay
 		b = spec.Mount{Type: "bind", Root: &spec.Root{Base: o.Base, Lower: o.Lower, Target: in.Target}, Source: "/" + src.Subpath, Options: append(flags, "bind", "ro")}
 		src.Subpath = ""
-	case src.Type != "":
-		b = spec.Mount{Type: src.Type, Source: src.Device, Options: append(slices.Clone(src.Options), flags...)}
 	default:
 		if src.Path != "" {
 			m.Source = src.Path

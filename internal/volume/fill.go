@@ -27,12 +27,15 @@ func (s *Service) Fill(ctx context.Context, container, name string, open func() 
 	s.mu.Lock()
 	v, err := s.find(name)
 	s.mu.Unlock()
-	if err != nil || v.mounted() {
+	if err != nil || !v.fillable() {
 		return err
 	}
 	v.work.Lock()
 	defer v.work.Unlock()
-	if empty, err := isEmpty(s.data(name)); err != nil || !empty {
+	data, _ := s.places(&v.record)
+	if empty, err := isEmpty(data); errors.Is(err, os.ErrNotExist) || !empty { // whose folder is not there is told when it is mounted
+		return nil
+	} else if err != nil {
 		return err
 	}
 	root, err := open()
@@ -57,7 +60,7 @@ func (s *Service) Fill(ctx context.Context, container, name string, open func() 
 		others--
 	}
 	s.mu.Unlock()
-	err = s.fill(ctx, v, others > 0, durable, func(to int) error {
+	err = s.fill(ctx, v, others > 0 || v.mounted(), durable, func(to int) error {
 		_, err := layer.CopyTree(ctx, to, from, layer.CopyOptions{Image: true})
 		return err
 	})
@@ -69,7 +72,8 @@ func (s *Service) Fill(ctx context.Context, container, name string, open func() 
 
 // fill has put write into a directory that then becomes the data of v, if that is empty. v.work is held.
 func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write func(to int) error) error {
-	empty, err := isEmpty(s.data(v.Name))
+	data, staged := s.places(&v.record)
+	empty, err := isEmpty(data)
 	if err != nil || !empty {
 		return err
 	}
@@ -78,8 +82,7 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 		s.Log.Warn("a volume with a size stays empty, for another container holds it", "volume", v.Name)
 		return nil
 	}
-	staged := filepath.Join(s.dir(v.Name), fillDir)
-	if err := s.aside(staged); err != nil {
+	if err := s.clear(v, staged); err != nil {
 		return err
 	}
 	if err := s.makeData(&v.record, staged); err != nil {
@@ -94,7 +97,7 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 		err = unix.Syncfs(to)
 	}
 	if err != nil {
-		return errors.Join(err, s.aside(staged))
+		return errors.Join(err, s.clear(v, staged))
 	}
 	failpoint.Hit("volume.fill.staged")
 	if v.limited() {
@@ -114,18 +117,35 @@ func (s *Service) fill(ctx context.Context, v *vol, shared, durable bool, write 
 		return err
 	}
 	if err := s.change(v, func(r *record) { r.Under = underFilling }); err != nil {
-		return errors.Join(err, s.aside(staged))
+		return errors.Join(err, s.clear(v, staged))
 	}
-	if err := s.pour(v.Name); err != nil {
+	if err := s.pour(v); err != nil {
 		return err
 	}
 	failpoint.Hit("volume.fill.done")
 	return s.change(v, func(r *record) { r.Under = "" })
 }
 
-// pour moves what is in _fill into _data, each entry by one rename, and last the directory's own owner and mode. It may run twice.
-func (s *Service) pour(name string) error {
-	staged, data := filepath.Join(s.dir(name), fillDir), s.data(name)
+// places are the folder of a volume's files, and the one in which what is on its way into it is complete first. Where options bind
+// a folder of the host this is inside that, for a rename does not leave a file system.
+func (s *Service) places(r *record) (data, staged string) {
+	if dir := r.bound(); dir != "" {
+		return dir, filepath.Join(dir, boundFillDir)
+	}
+	return s.data(r.Name), filepath.Join(s.dir(r.Name), fillDir)
+}
+
+// clear deletes what has been staged.
+func (s *Service) clear(v *vol, staged string) error {
+	if v.mounted() {
+		return layer.RemoveTree(staged)
+	}
+	return s.aside(staged)
+}
+
+// pour moves what is staged into the data, each entry by one rename, and last the directory's own owner and mode. It may run twice.
+func (s *Service) pour(v *vol) error {
+	data, staged := s.places(&v.record)
 	entries, err := os.ReadDir(staged)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -135,7 +155,13 @@ func (s *Service) pour(name string) error {
 	}
 	for _, e := range entries {
 		// What a container has made meanwhile under the same name stays.
-		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(staged, e.Name()), unix.AT_FDCWD, filepath.Join(data, e.Name()), unix.RENAME_NOREPLACE)
+		from, to := filepath.Join(staged, e.Name()), filepath.Join(data, e.Name())
+		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		if err == unix.EINVAL { // a bound folder on a file system that does not know how (NFS)
+			if _, oops := os.Lstat(to); errors.Is(oops, os.ErrNotExist) {
+				err = unix.Rename(from, to)
+			}
+		}
 		if err != nil && err != unix.EEXIST {
 			return &os.PathError{Op: "move", Path: filepath.Join(data, e.Name()), Err: err}
 		}
@@ -150,7 +176,7 @@ func (s *Service) pour(name string) error {
 	if err := unix.Chmod(data, st.Mode&0o7777); err != nil {
 		return err
 	}
-	return s.aside(staged)
+	return s.clear(v, staged)
 }
 
 func isEmpty(dir string) (bool, error) {

@@ -64,7 +64,7 @@ func (s *Service) Mount(ctx context.Context, container string, uses []Use) ([]So
 		if err != nil {
 			return nil, err
 		}
-		list[i] = s.source(&v.record) // options do not change
+		list[i] = v.source(s.data(u.Name)) // options do not change
 		if err := s.ready(ctx, &record{Name: u.Name, Options: v.Options}, &list[i]); err != nil {
 			return nil, err
 		}
@@ -98,7 +98,7 @@ func (s *Service) Sources(names []string) []Source {
 	defer s.mu.Unlock()
 	for i, n := range names {
 		if v := s.vols[n]; v != nil {
-			list[i] = s.source(&v.record)
+			list[i] = v.source(s.data(n))
 		}
 	}
 	return list

@@ -9,6 +9,7 @@ import (
 
 	"gantry/internal/errs"
 	"gantry/internal/kernel/quota"
+	"gantry/internal/trash"
 )
 
 // firstProject is the first project number that volumes take on ext4 and XFS; an administrator's own are small.
@@ -38,15 +39,22 @@ func (s *Service) canLimit(r *record) error {
 	return err
 }
 
-// number gives a limited volume its project, which no other has. s.mu is held.
+// number gives a limited volume a project that no other has, in the trash neither. s.mu is held.
 func (s *Service) number(r *record) {
 	if !r.limited() {
 		return
 	}
-	r.Project = firstProject
+	next := uint32(firstProject)
 	for _, v := range s.vols {
-		r.Project = max(r.Project, v.Project+1)
+		next = max(next, v.Project+1)
 	}
+	for _, it := range s.Trash.Items(trash.Volume) {
+		var gone record
+		if it.Decode(&gone) == nil {
+			next = max(next, gone.Project+1)
+		}
+	}
+	r.Project = next
 }
 
 // makeData makes a directory that is, or may become, the data of a volume, with its limit. One that is there stays.

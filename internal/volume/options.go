@@ -54,10 +54,10 @@ type Source struct {
 	From string
 }
 
-// source makes a Source of the options.
-func (s *Service) source(r *record) Source {
-	if r.Options["type"] == "" && r.Options["device"] == "" {
-		return Source{Path: s.data(r.Name), Recursive: true}
+// source makes a Source of the options. data is the volume's own folder.
+func (r *record) source(data string) Source {
+	if !r.mounted() {
+		return Source{Path: data, Recursive: true}
 	}
 	var words []string
 	for w := range strings.SplitSeq(r.Options["o"], ",") {
@@ -84,22 +84,65 @@ func (s *Service) ready(ctx context.Context, r *record, src *Source) error {
 		}
 		return nil
 	}
+	if err := src.resolve(ctx, lookup); err != nil {
+		return errs.Internal.Errorf("error while mounting volume '%s': error resolving passed in network volume address: %w", s.data(r.Name), err)
+	}
+	return nil
+}
+
+// resolve puts addresses in the place of names: that in NFS' and CIFS' option addr, or else in CIFS' //server/share.
+func (src *Source) resolve(ctx context.Context, lookup func(context.Context, string) (string, error)) error {
 	if !strings.HasPrefix(src.Type, "nfs") && src.Type != "cifs" {
 		return nil
 	}
 	for i, o := range src.Options {
 		host, ok := strings.CutPrefix(o, "addr=")
-		if _, err := netip.ParseAddr(host); !ok || err == nil {
+		if !ok {
 			continue
 		}
-		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		addr, err := lookup(ctx, host)
 		if err != nil {
-			return errs.Internal.Errorf("error while mounting volume '%s': error resolving passed in network volume address: %w", s.data(r.Name), err)
+			return err
 		}
-		src.Options[i] = "addr=" + found[0].Unmap().String()
+		src.Options[i] = "addr=" + addr
+		return nil
+	}
+	share, ok := strings.CutPrefix(src.Device, "//")
+	if host, rest, named := strings.Cut(share, "/"); ok && named && host != "" && src.Type == "cifs" {
+		addr, err := lookup(ctx, host)
+		if err != nil {
+			return err
+		}
+		src.Device = "//" + addr + "/" + rest
 	}
 	return nil
 }
 
+// lookup returns the address of a host: of several one of IPv4, as Docker does. An address is its own.
+func lookup(ctx context.Context, host string) (string, error) {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host, nil
+	}
+	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return "", err
+	}
+	i := max(0, slices.IndexFunc(found, func(a netip.Addr) bool { return a.Unmap().Is4() }))
+	return found[i].Unmap().String(), nil
+}
+
 // mounted reports whether the options ask for a mount of something else than the volume's own folder.
-func (r *record) mounted() bool { return r.Options["type"] != "" }
+func (r *record) mounted() bool { return r.Options["type"] != "" || r.Options["device"] != "" }
+
+// bound is the folder of the host that the options bind; empty where they don't.
+func (r *record) bound() string {
+	if src := r.source(""); r.mounted() && src.Type == "" {
+		return src.Path
+	}
+	return ""
+}
+
+// fillable reports whether content of an image can come into the volume.
+func (r *record) fillable() bool {
+	return !r.mounted() || r.bound() != "" && !slices.Contains(r.source("").Options, "ro")
+}

@@ -35,12 +35,16 @@ type Snapshot struct {
 	Running []string `json:",omitempty"`
 }
 
-// own refuses what cannot be done with files that are not on our disk. s.mu is held.
+// own refuses what cannot be done with files that are not below our root, and says where they are. s.mu is held.
 func (v *vol) own(verb string) error {
-	if v.mounted() {
-		return errs.Invalid.Errorf("%s %s: the volume is mounted from %s, its files are not here", verb, v.Name, v.Options["device"])
+	if !v.mounted() {
+		return nil
 	}
-	return nil
+	if dir := v.bound(); dir != "" {
+		return errs.Invalid.Errorf("%s %s: its options bind the folder %s, where its files are: copy that", verb, v.Name, dir)
+	}
+	return errs.Invalid.Errorf("%s %s: its options ask for a file system of its own (%s from %s), which is mounted only in containers that run:\n`gantry run --rm -v %s:/v:ro busybox tar c -C /v .` reads it",
+		verb, v.Name, v.Options["type"], v.Options["device"], v.Name)
 }
 
 // take finds a volume whose files are here and locks its data as a whole; the caller unlocks work.
@@ -213,6 +217,8 @@ func (s *Service) Restore(ctx context.Context, name, snap string) error {
 	}
 	s.mu.Lock()
 	running := v.running()
+	next := v.record
+	s.number(&next)
 	s.mu.Unlock()
 	if len(running) > 0 { // and none gets it while work is held: see Mount
 		return errs.Conflict.Errorf("restore %s: volume is mounted in running containers - [%s]", name, strings.Join(running, ", "))
@@ -221,7 +227,13 @@ func (s *Service) Restore(ctx context.Context, name, snap string) error {
 	if err := s.aside(tmp); err != nil {
 		return err
 	}
-	if err := s.makeData(&v.record, tmp); err != nil {
+	if next.Project != v.Project {
+		// Old and new files are both there for a while: under one number they would share the volume's size.
+		if err := s.change(v, func(r *record) { r.Project = next.Project }); err != nil {
+			return err
+		}
+	}
+	if err := s.makeData(&next, tmp); err != nil {
 		return err
 	}
 	if _, err := copyDir(ctx, filepath.Join(s.dir(name), snapDir, snap), tmp); err != nil {

@@ -43,11 +43,12 @@ const (
 	bucket  = "volumes"
 	version = 1 // of record
 
-	dataDir  = "_data"
-	fillDir  = "_fill"
-	newDir   = "_new"
-	snapDir  = "_snapshots"
-	trashDir = ".trash"
+	dataDir      = "_data"
+	fillDir      = "_fill"
+	newDir       = "_new"
+	boundFillDir = ".gantry-fill" // _fill, in a folder of the host that options bind
+	snapDir      = "_snapshots"
+	trashDir     = ".trash"
 
 	driver = "local"
 	// AnonymousLabel marks the volumes that were made for one container, without a name; Docker's.
@@ -204,12 +205,17 @@ func (s *Service) mend(v *vol) error {
 			return err
 		}
 	case underFilling:
-		if err := s.pour(v.Name); err != nil {
+		if err := s.pour(v); err != nil && !v.mounted() { // a folder of the host may be gone
 			return err
 		}
 		v.Under = ""
 		if err := s.put(&v.record); err != nil {
 			return err
+		}
+	}
+	if dir := v.bound(); dir != "" {
+		if err := s.clear(v, filepath.Join(dir, boundFillDir)); err != nil {
+			s.Log.Warn("deleting what a crash left in a bound folder failed", "volume", v.Name, "err", err)
 		}
 	}
 	if err := s.makeDirs(&v.record); err != nil {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,25 +59,35 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// newBtrfsLab is a lab whose volumes lie on a btrfs.
-func newBtrfsLab(t *testing.T) *lab {
+// newLoopLab is a lab whose volumes lie on a file system of its own, made by mkfs. In the machine of test/vm, which has no such
+// programs, it is made already: GANTRY_DISKS is the folder.
+func newLoopLab(t *testing.T, options string, mkfs ...string) *lab {
 	t.Helper()
 	l := newLab(t)
 	l.close()
-	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
-		t.Skip("needs mkfs.btrfs")
+	image, point := filepath.Join(l.root, "image"), filepath.Join(l.root, "mounted")
+	if err := os.Mkdir(point, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	image, point := filepath.Join(l.root, "image"), filepath.Join(l.root, "btrfs")
-	for _, err := range []error{os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20), os.Mkdir(point, 0o700)} {
-		if err != nil {
+	disks := os.Getenv("GANTRY_DISKS")
+	if disks != "" {
+		image = filepath.Join(disks, mkfs[0])
+	} else {
+		if _, err := exec.LookPath(mkfs[0]); err != nil {
+			t.Skip("needs " + mkfs[0])
+		}
+		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 320<<20)); err != nil {
 			t.Fatal(err)
 		}
+		if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
-	if out, err := exec.Command("mkfs.btrfs", "-q", image).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if out, err := exec.Command("mount", "-o", "loop", image, point).CombinedOutput(); err != nil {
-		t.Skipf("btrfs cannot be mounted here: %s", out)
+	if out, err := exec.Command("mount", "-o", "loop,"+options, image, point).CombinedOutput(); err != nil {
+		if disks != "" {
+			t.Fatalf("%s: %s", image, out)
+		}
+		t.Skipf("cannot be mounted here: %s", out)
 	}
 	t.Cleanup(func() {
 		l.close()
@@ -88,9 +100,40 @@ func newBtrfsLab(t *testing.T) *lab {
 	return l
 }
 
-// On btrfs a volume may have a size, and copies share blocks.
-func TestBtrfs(t *testing.T) {
-	l := newBtrfsLab(t)
+// TestSizes holds volumes to a size on each file system that can. The kernel of most machines does not have all of them, that of
+// test/vm has.
+func TestSizes(t *testing.T) {
+	for name, c := range map[string]struct {
+		options string
+		mkfs    []string
+		shares  bool
+	}{
+		"btrfs": {"noatime", []string{"mkfs.btrfs", "-q"}, true},
+		"ext4":  {"prjquota", []string{"mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota"}, false},
+		"xfs":   {"prjquota", []string{"mkfs.xfs", "-q"}, true},
+	} {
+		t.Run(name, func(t *testing.T) { testSizes(t, newLoopLab(t, c.options, c.mkfs...), c.shares) })
+	}
+}
+
+// TestSharedBlocks: on XFS, with or without quotas, copies share blocks.
+func TestSharedBlocks(t *testing.T) {
+	if os.Getenv("GANTRY_DISKS") != "" {
+		t.Skip("TestSizes does")
+	}
+	l := newLoopLab(t, "noatime", "mkfs.xfs", "-q")
+	l.create(Request{Name: "vv"})
+	if err := os.WriteFile(l.data("vv")+"/big", bytes.Repeat([]byte("data"), 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x, err := l.SnapshotCreate(t.Context(), "vv", "one")
+	if err != nil || x.Shared != 4<<20 {
+		t.Errorf("%+v, %v", x, err)
+	}
+}
+
+// testSizes: a volume may have a size, which its clones have too, and its snapshots are not counted in.
+func testSizes(t *testing.T, l *lab, shares bool) {
 	ctx := t.Context()
 	l.create(Request{Name: "small", Options: map[string]string{"size": "20m"}})
 	write := func(name string, mib int) error {
@@ -109,15 +152,21 @@ func TestBtrfs(t *testing.T) {
 		}
 		return nil
 	}
-	if err := write("small", 10); err != nil {
+	shared := func(n int64) int64 {
+		if shares {
+			return n
+		}
+		return 0
+	}
+	if err := write("small", 12); err != nil { // more than half: there is no room for two of it
 		t.Fatal(err)
 	}
 	x, err := l.SnapshotCreate(ctx, "small", "one")
-	if err != nil || x.Bytes != 10<<20 || x.Shared != x.Bytes {
+	if err != nil || x.Bytes != 12<<20 || x.Shared != shared(x.Bytes) {
 		t.Errorf("%+v, %v", x, err)
 	}
 	c, err := l.Clone(ctx, "small", "copy")
-	if err != nil || c.Shared != 10<<20 {
+	if err != nil || c.Shared != shared(12<<20) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for _, name := range []string{"small", "copy"} {
@@ -128,7 +177,7 @@ func TestBtrfs(t *testing.T) {
 	if err := l.Restore(ctx, "small", "one"); err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := os.Stat(l.data("small") + "/big"); err != nil || fi.Size() != 10<<20 {
+	if fi, err := os.Stat(l.data("small") + "/big"); err != nil || fi.Size() != 12<<20 {
 		t.Error(fi, err)
 	}
 	if err := write("small", 40); !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) {
@@ -278,7 +327,6 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%v: %v", c.o, err)
 		}
 	}
-	s := &Service{Options: Options{Root: "/v"}}
 	for _, c := range []struct {
 		o    map[string]string
 		want Source
@@ -288,9 +336,48 @@ func TestOptions(t *testing.T) {
 		{map[string]string{"type": "none", "device": "/d", "o": "rbind"}, Source{Path: "/d", Recursive: true, Options: []string{}}},
 		{map[string]string{"type": "nfs", "device": ":/x", "o": "addr=1.2.3.4, nolock"}, Source{Type: "nfs", Device: ":/x", Options: []string{"addr=1.2.3.4", "nolock"}}},
 	} {
-		got := s.source(&record{Name: "n", Options: c.o})
+		got := (&record{Name: "n", Options: c.o}).source("/v/n/_data")
 		if got.Path != c.want.Path || got.Type != c.want.Type || got.Device != c.want.Device || got.Recursive != c.want.Recursive || !slices.Equal(got.Options, c.want.Options) {
 			t.Errorf("%v: %+v", c.o, got)
+		}
+	}
+}
+
+func TestNamesOfServersBecomeAddresses(t *testing.T) {
+	t.Parallel()
+	hosts := map[string]string{"files.lan": "192.0.2.7", "six.lan": "2001:db8::7"}
+	lookup := func(_ context.Context, host string) (string, error) {
+		if a := hosts[host]; a != "" {
+			return a, nil
+		}
+		if _, err := netip.ParseAddr(host); err == nil {
+			return host, nil
+		}
+		return "", fmt.Errorf("lookup %s: no such host", host)
+	}
+	for _, c := range []struct {
+		kind, device, o string
+		want            string // device, then options; or an error
+	}{
+		{"nfs", ":/export", "addr=files.lan,nolock,soft,rw", ":/export addr=192.0.2.7,nolock,soft,rw"},
+		{"nfs4", ":/export", "rw,addr=six.lan", ":/export rw,addr=2001:db8::7"},
+		{"nfs", "files.lan:/export", "addr=192.0.2.1,vers=4", "files.lan:/export addr=192.0.2.1,vers=4"},
+		{"nfs", "files.lan:/export", "vers=4", "files.lan:/export vers=4"},
+		{"nfs", ":/export", "addr=nosuch.lan", "lookup nosuch.lan: no such host"},
+		{"cifs", "//files.lan/share/sub", "username=u,password=p", "//192.0.2.7/share/sub username=u,password=p"},
+		{"cifs", "//files.lan/share", "addr=six.lan,username=u", "//files.lan/share addr=2001:db8::7,username=u"},
+		{"cifs", "//nosuch.lan/share", "username=u", "lookup nosuch.lan: no such host"},
+		{"cifs", "//192.0.2.9/share", "", "//192.0.2.9/share "},
+		{"tmpfs", "tmpfs", "addr=files.lan", "tmpfs addr=files.lan"},
+	} {
+		src := (&record{Options: map[string]string{"type": c.kind, "device": c.device, "o": c.o}}).source("")
+		err := src.resolve(t.Context(), lookup)
+		got := src.Device + " " + strings.Join(src.Options, ",")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%s %s %s: %q, want %q", c.kind, c.device, c.o, got, c.want)
 		}
 	}
 }
@@ -507,4 +594,62 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 	l.reopen()
 	l.want("in the end", l.names(nil), "")
+}
+
+// TestBoundFoldersAreFilled: a folder of the host that options bind gets the content of the image, all of it or none.
+func TestBoundFoldersAreFilled(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	l.create(Request{Name: "bound", Options: map[string]string{"type": "none", "o": "bind", "device": dir}})
+	l.hold("c1", "bound")
+	names := func() string {
+		t.Helper()
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for _, e := range entries {
+			list = append(list, e.Name())
+		}
+		return strings.Join(list, " ")
+	}
+	if err := l.Fill(t.Context(), "c1", "bound", l.tree(), "/data", true); err != nil {
+		t.Fatal(err)
+	}
+	l.want("content", names(), "f hard out sub")
+
+	// A crash before all of it was there, and one while it was moved into its place.
+	for _, under := range []string{"", underFilling} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{os.MkdirAll(filepath.Join(dir, boundFillDir), 0o755), os.WriteFile(filepath.Join(dir, boundFillDir, "second"), nil, 0o600)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := ""
+		if under == underFilling {
+			want = "first second"
+			if err := os.WriteFile(filepath.Join(dir, "first"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.change(l.vols["bound"], func(r *record) { r.Under = under }); err != nil {
+			t.Fatal(err)
+		}
+		l.reopen()
+		l.want("after a crash", names(), want)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	l.reopen() // a folder that is gone stops nobody
+	if err := l.Fill(t.Context(), "c1", "bound", l.tree(), "/data", true); err != nil {
+		t.Error(err)
+	}
+	if err := l.Remove(t.Context(), "bound", false); err != nil {
+		t.Error(err)
+	}
 }

@@ -92,12 +92,38 @@ var volumeSessions = []session{
 		"docker volume create -o type=none -o o=bind -o device=$PWD/gone gv; docker run --rm --network none -v gv:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
 		"docker volume rm bv tv labelled gv",
 	}},
+	{"content of the image in a bound folder", []string{
+		"mkdir hb; docker volume create -o type=none -o o=bind -o device=$PWD/hb hv; docker run --rm --network none -v hv:/etc busybox true; ls -A hb | grep -v mtab | sort; docker run --rm --network none -v hv:/etc:ro busybox head -1 /etc/passwd",
+		"~docker run --rm --network none -v hv:/bin busybox ls /bin; ls -A hb | sort",
+		"mkdir hn; docker volume create -o type=none -o o=bind -o device=$PWD/hn hnv; docker run --rm --network none -v hnv:/etc:nocopy busybox ls -A /etc; ls -A hn | sort",
+		"docker volume rm hv hnv; ls hb/passwd",
+	}},
+	{"file systems of their own", []string{
+		"truncate -s 8M img; /sbin/mkfs.ext4 -q img; losetup -f --show img >dev; docker volume create -o type=ext4 -o device=$(cat dev) fsv; docker volume create -o type=ext4 -o o=noexec,noatime -o device=$(cat dev) fso; docker volume create -o type=ext4 -o o=ro -o device=$(cat dev) fsr",
+		"docker run --rm --network none -v fsv:/x:nocopy busybox sh -c 'echo on the device >/x/f; mount | grep \" /x \" | cut -d\" \" -f5; ls /x'",
+		"docker run --rm --network none -v fso:/y:nocopy busybox sh -c 'cat /y/f; cp /bin/busybox /y/b; /y/b true; mount | grep \" /y \" | grep -o noexec'",
+		"docker run --rm --network none --mount type=volume,src=fsv,dst=/x,volume-nocopy,readonly busybox sh -c 'cat /x/f; touch /x/g'",
+		"docker create --name cd --network none -v fsv:/x:nocopy busybox cat /x/g | cut -c1-3 | tr -d 0-9a-f; echo by cp >g; docker cp g cd:/x/g; docker cp cd:/x/f out; cat out; docker start -a cd; docker rm cd",
+		"losetup -d $(cat dev); losetup -r -f --show img >dev2; docker volume create -o type=ext4 -o o=ro -o device=$(cat dev2) fsr2; docker run --rm --network none -v fsr2:/x:nocopy busybox sh -c 'cat /x/f; touch /x/g'; losetup -d $(cat dev2)",
+		"docker volume create -o type=ext4 -o device=/dev/nosuch bad1; docker run --rm --network none -v bad1:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume create -o type=nosuchfs -o o=ro,noexec,a=b -o device=what bad2; docker run --rm --network none -v bad2:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume create -o type=tmpfs -o device=tmpfs -o o=nosuchoption=1 bad3; docker run --rm --network none -v bad3:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume create -o type=nfs -o device=:/export -o o=addr=nosuch.invalid,nolock bad4; docker run --rm --network none -v bad4:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume create -o type=nfs -o device=:/export -o o=addr=127.0.0.1,nolock,soft,timeo=1,retrans=1,vers=3 bad5; docker run --rm --network none -v bad5:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume rm fsv fso fsr fsr2 bad1 bad2 bad3 bad4 bad5",
+	}},
+	{"labels for SELinux", []string{
+		"docker run --rm --network none -v $PWD:/x:z busybox true; docker create --name cz --network none -v $PWD:/x:ro,Z -v zv:/y:Z busybox >/dev/null; docker inspect -f '{{range .Mounts}}{{.Type}} {{.Mode}} {{.RW}};{{end}}' cz | tr ';' '\n' | sort; docker rm -v cz; docker volume rm zv",
+		"docker run --rm --network none -v $PWD:/x:z,Z busybox true",
+	}},
 }
 
 func volumeMask(s string) string {
 	s = mask(s)
 	for _, m := range []struct{ re, to string }{
 		{`/var/tmp/[^ "]*?/data/volumes`, "<volumes>"},
+		{`/dev/loop[0-9]+`, "/dev/loopN"},
+		{`lookup nosuch.invalid.*`, "lookup nosuch.invalid"}, // whom the resolver asked
 		{`(?m)^Total reclaimed space:.*`, "Total reclaimed space"},
 		{`WARNING! This will remove .*\n`, ""},
 	} {

@@ -13,6 +13,17 @@ func New(fstype, source string, o Options) (int, error) { return newMount(fstype
 func NewProc(pidns int, o Options) (int, error) { return newMount("proc", "proc", pidns, o) }
 
 func newMount(fstype, source string, pidns int, o Options) (int, error) {
+	fd, err := makeMount(fstype, source, pidns, o)
+	// A read-only mount of a device that can be written leaves the file system itself as others have it mounted. One that can't
+	// be written wants it said to the file system, too.
+	if (err == unix.EACCES || err == unix.EROFS) && o.Set&unix.MOUNT_ATTR_RDONLY != 0 {
+		o.Data = append([]string{"ro"}, o.Data...)
+		return makeMount(fstype, source, pidns, o)
+	}
+	return fd, err
+}
+
+func makeMount(fstype, source string, pidns int, o Options) (int, error) {
 	fsfd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -107,6 +118,16 @@ func TryIDMap(path string, userns int) error {
 	}
 	defer unix.Close(fd)
 	return SetIDMap(fd, userns, true)
+}
+
+// Flags are the per-mount flags that the options set, as mount(2) numbers them.
+func (o Options) Flags() (ms uintptr) {
+	for _, f := range flagOf {
+		if f.attr != 0 && o.Set&f.attr == f.attr {
+			ms |= f.ms
+		}
+	}
+	return ms
 }
 
 // flagOf maps the attributes that mount_setattr(2) knows to those of mount(2), for kernels before 5.12.

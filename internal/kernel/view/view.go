@@ -38,6 +38,9 @@ type Bind struct {
 	ReadOnly       bool
 	Subpath        string // what of Source is seen; links on the way are followed inside it
 	Alone          bool   // without what is mounted below Source
+
+	Type    string // not empty: Source is a device with a file system of this type
+	Options mount.Options
 }
 
 // Of opens the root of the process pid as the process sees it. The caller makes sure afterwards that pid is still the one it
@@ -123,6 +126,9 @@ func Mount(o Overlay, binds []Bind) (fs.Root, error) {
 
 // open makes a detached copy of what is to be bound.
 func open(b Bind) (int, error) {
+	if b.Type != "" {
+		return mount.New(b.Type, b.Source, b.Options)
+	}
 	if b.Subpath == "" {
 		return mount.Clone(unix.AT_FDCWD, b.Source, !b.Alone)
 	}
