@@ -149,7 +149,36 @@ type dqblk struct {
 // quotactl acts on the project quotas of the file system that fd lies on (quotactl_fd(2), Linux 5.14).
 func quotactl(fd int, cmd int, project uint32, arg unsafe.Pointer) error {
 	op := uintptr(uint32(cmd)<<8 | prjQuota)
-	if _, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, uintptr(fd), op, uintptr(project), uintptr(arg), 0, 0); errno != 0 {
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, uintptr(fd), op, uintptr(project), uintptr(arg), 0, 0)
+	if errno == unix.ENOSYS {
+		return quotactlByDevice(fd, op, project, arg)
+	}
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// quotactlByDevice is quotactl(2), for kernels before 5.14: it wants the path of the block device. One is made for the moment, for
+// the names in /dev need not be there.
+func quotactlByDevice(fd int, op uintptr, project uint32, arg unsafe.Pointer) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "gantry-quota-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	device, err := unix.BytePtrFromString(filepath.Join(dir, "device"))
+	if err != nil {
+		return err
+	}
+	if err := unix.Mknod(filepath.Join(dir, "device"), unix.S_IFBLK|0o600, int(st.Dev)); err != nil {
+		return &os.PathError{Op: "mknod", Path: filepath.Join(dir, "device"), Err: err}
+	}
+	if _, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, op, uintptr(unsafe.Pointer(device)), uintptr(project), uintptr(arg), 0, 0); errno != 0 {
 		return errno
 	}
 	return nil
