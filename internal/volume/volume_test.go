@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -132,25 +133,54 @@ func TestSharedBlocks(t *testing.T) {
 	}
 }
 
+// unprivileged runs f as root without CAP_SYS_RESOURCE, as in a container: ext4 holds nobody to a quota who has it.
+func unprivileged(t *testing.T, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all, less [2]unix.CapUserData
+	if err := unix.Capget(&head, &all[0]); err != nil {
+		t.Fatal(err)
+	}
+	less = all
+	less[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	if err := unix.Capset(&head, &less[0]); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Capset(&head, &all[0]); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
+}
+
+// writeBig writes a file of so many MiB, each to the disk.
+func writeBig(path string, mib int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for range mib {
+		if _, err := f.Write(bytes.Repeat([]byte{1, 2, 3, 4}, 1<<18)); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // testSizes: a volume may have a size, which its clones have too, and its snapshots are not counted in.
 func testSizes(t *testing.T, l *lab, shares bool) {
 	ctx := t.Context()
 	l.create(Request{Name: "small", Options: map[string]string{"size": "20m"}})
-	write := func(name string, mib int) error {
-		f, err := os.Create(l.data(name) + "/big")
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		for range mib {
-			if _, err := f.Write(bytes.Repeat([]byte{1, 2, 3, 4}, 1<<18)); err != nil {
-				return err
-			}
-			if err := f.Sync(); err != nil {
-				return err
-			}
-		}
-		return nil
+	write := func(name string, mib int) (err error) {
+		unprivileged(t, func() { err = writeBig(l.data(name)+"/big", mib) })
+		return err
 	}
 	shared := func(n int64) int64 {
 		if shares {

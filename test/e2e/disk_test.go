@@ -196,3 +196,38 @@ func TestCheck(t *testing.T) {
 	check(0, nil)
 	okOn(t, e, "rmi", "debian", "busybox")
 }
+
+// TestImagesShareTheirBase: twenty images on one base cost the base once.
+func TestImagesShareTheirBase(t *testing.T) {
+	e := ownEngine(t, "debian")
+	before, _ := usage(t, e)
+	okOn(t, e, "create", "--name", "base", "--network", "none", "debian", "true")
+	var names []string
+	for i := range 20 {
+		name := "image" + strconv.Itoa(i)
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		okOn(t, e, "cp", file, "base:/own")
+		okOn(t, e, "commit", "base", name)
+		names = append(names, name)
+	}
+	after, _ := usage(t, e)
+	if grown := after - before; grown > 4<<20 { // the base has over 80 MiB
+		t.Errorf("20 images of a few bytes on it take %d bytes", grown)
+	}
+	okOn(t, e, "rmi", "debian")
+	for i, name := range names {
+		if got := okOn(t, e, "run", "--rm", "--network", "none", name, "cat", "/own"); got != name {
+			t.Errorf("image %d says %q", i, got)
+		}
+	}
+	okOn(t, e, "system", "check")
+	okOn(t, e, "rm", "base")
+	okOn(t, e, append([]string{"rmi"}, names...)...)
+	okOn(t, e, "undo", "--empty")
+	if _, shares := usage(t, e); shares["images"] > 1<<20 {
+		t.Errorf("without images they take %d bytes", shares["images"])
+	}
+}
