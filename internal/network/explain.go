@@ -80,6 +80,7 @@ type explainer struct {
 	bridges map[string]bool
 	ifaces  map[netip.AddrPort]string // targets → bridges
 	nets    []*network
+	older   map[string][2]bool      // what legacy was told
 	worn    map[netip.AddrPort]bool // by the host's address: the relay wears the client's, where that can be
 }
 
@@ -89,7 +90,7 @@ func (s *Service) Explain(ctx context.Context, proto string, port uint16) (*Expl
 	if !ok || port == 0 {
 		return nil, errs.Invalid.Errorf("invalid port specification: \"%d/%s\"", port, proto)
 	}
-	e := &explainer{s: s, number: number, local: map[netip.Addr]string{}, bridges: map[string]bool{}, ifaces: map[netip.AddrPort]string{}, worn: map[netip.AddrPort]bool{},
+	e := &explainer{s: s, number: number, local: map[netip.Addr]string{}, bridges: map[string]bool{}, ifaces: map[netip.AddrPort]string{}, worn: map[netip.AddrPort]bool{}, older: map[string][2]bool{},
 		x: &Explanation{Port: port, Proto: proto, Policy: "forward", Published: []Publication{}, Holders: []portmap.Holder{}, Ways: []Way{}, Notes: []string{}}}
 	if s.Relayed {
 		e.x.Policy = "firewall"
@@ -139,7 +140,7 @@ func (s *Service) Explain(ctx context.Context, proto string, port uint16) (*Expl
 	}
 	s.Options.Host.Do(func() error {
 		if b, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names"); len(strings.TrimSpace(string(b))) > 0 {
-			e.x.Notes = append(e.x.Notes, "there are rules of legacy iptables ("+strings.Join(strings.Fields(string(b)), ", ")+"), which are not read: see iptables-legacy -S")
+			e.x.Notes = append(e.x.Notes, "there are rules of legacy iptables ("+strings.Join(strings.Fields(string(b)), ", ")+"), of which only the default of FORWARD is read: see iptables-legacy -S")
 		}
 		return nil
 	})
@@ -338,12 +339,29 @@ func (e *explainer) add(from source, a netip.Addr) {
 			j = e.judge(led, unix.NF_INET_LOCAL_OUT, unix.NF_INET_POST_ROUTING)
 		} else {
 			j = e.judge(first, unix.NF_INET_PRE_ROUTING).And(e.judge(led, unix.NF_INET_FORWARD, unix.NF_INET_POST_ROUTING))
+			switch refuses, passes := e.legacy(target.Addr().Is6(), out); {
+			case refuses && passes:
+				why = append(why, "let through by our rule in FORWARD of iptables-legacy")
+			case refuses && (j.Passes || !j.Sure):
+				j.Sure = false
+				why = append(why, "unless FORWARD of iptables-legacy refuses it, as it does what no rule there lets through")
+			}
 		}
 		e.put(from, to, j, append(why, e.seen(from, a, target, false))...)
 		return
 	}
 	j, why := e.socket(from, to)
 	e.put(from, to, j, why...)
+}
+
+// legacy asks the older tables, once for each family and bridge.
+func (e *explainer) legacy(v6 bool, bridge string) (refuses, passes bool) {
+	k := fmt.Sprint(v6, bridge)
+	if _, asked := e.older[k]; !asked {
+		refuses, passes = e.s.table.Legacy(v6, bridge)
+		e.older[k] = [2]bool{refuses, passes}
+	}
+	return e.older[k][0], e.older[k][1]
 }
 
 // seen says which address the container takes for the client's.

@@ -289,7 +289,7 @@ func TestEndpoints(t *testing.T) {
 	r := &JoinRequest{Name: "a", Endpoints: map[string]*api.EndpointSettings{
 		"n1": {DriverOpts: sysctls, IPAMConfig: &api.EndpointIPAMConfig{LinkLocalIPs: []netip.Addr{netip.MustParseAddr("169.254.7.7"), netip.MustParseAddr("fe80::7")}}},
 		"n2": {DriverOpts: map[string]string{optIface: "back0"}}}, First: "n1", Ports: ports("80/tcp", " 8080")}
-	j, ns := h.join(t, r)
+	_, ns := h.join(t, r)
 	lab.Serve(t, ns, "tcp", ":80", "a")
 	if value(ns, "ipv4/conf/eth0/log_martians") != "1" || value(ns, "ipv4/conf/back0/log_martians") != "0" || value(ns, "ipv4/conf/eth0/forwarding") != "0" {
 		t.Error("kernel parameters")
@@ -351,6 +351,7 @@ func TestEndpoints(t *testing.T) {
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "a "+lab.OutsideAddr)
 	h.Leave(r.ID)
 	r.Endpoints["n2"].GwPriority = 5
+	var j *Joined
 	j, ns = h.join(t, &JoinRequest{Name: "b", Endpoints: r.Endpoints, First: "n1"})
 	lead("back0", "")
 	if j.Endpoints["n2"].GwPriority != 5 {

@@ -240,25 +240,18 @@ func TestPublishPolicy(t *testing.T) {
 	syscall.Kill(old, syscall.SIGKILL)
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8084", "six "+lab.OutsideAddr)
 	// With the last one, marks and routes go.
-	rules := func() (n int) {
-		for _, f := range []string{"-4", "-6"} {
-			h.Lab.Host.Do(func() error {
-				out, err := exec.Command("ip", f, "rule").Output()
-				n += strings.Count(string(out), "fwmark")
-				return err
-			})
-		}
-		return n
-	}
-	if n := rules(); n != 2 {
+	if n := h.diverted(); n != 2 {
 		t.Errorf("%d rules of routing", n)
 	}
 	for _, id := range []string{r.ID, other.ID, two.ID} {
 		h.Leave(id)
 	}
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8084", "six "+lab.OutsideAddr)
-	h.Leave(six.ID)
-	if n := rules(); n != 0 {
+	// An engine that finds nobody running any more takes them back as well.
+	h.close()
+	h.open(t)
+	h.keep(t, nil)
+	if n := h.diverted(); n != 0 {
 		t.Errorf("%d rules of routing are left", n)
 	}
 }

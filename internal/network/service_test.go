@@ -95,9 +95,24 @@ func (h *host) end(t testing.TB) {
 		c.Close()
 		t.Error("the relay goes on with nothing to hold")
 	}
+	if n := h.diverted(); n > 0 {
+		t.Errorf("%d rules of routing are left", n)
+	}
 	if b, _ := os.ReadFile(filepath.Join(h.dir, "relay.log")); len(b) > 0 {
 		t.Errorf("the relay complained:\n%s", b)
 	}
+}
+
+// diverted counts the host's rules of routing by marks.
+func (h *host) diverted() (n int) {
+	for _, f := range []string{"-4", "-6"} {
+		h.Lab.Host.Do(func() error {
+			out, err := exec.Command("ip", f, "rule").Output()
+			n += strings.Count(string(out), "fwmark")
+			return err
+		})
+	}
+	return n
 }
 
 func (h *host) close() {

@@ -68,6 +68,9 @@ func (b *Batch) Nest(typ uint16, fill func()) {
 	binary.NativeEndian.PutUint16(b.buf[at:], uint16(len(b.buf)-at))
 }
 
+// Bytes are the messages, for tests of what reads such.
+func (b *Batch) Bytes() []byte { return b.buf }
+
 // Len returns the number of messages.
 func (b *Batch) Len() int { return b.count }
 

@@ -182,7 +182,7 @@ func register(n uint32) int {
 
 func (m *machine) store(reg uint32, v []byte, known bool) {
 	at := register(reg)
-	if reg == 0 || at < 0 || at+len(v) > len(m.val) {
+	if reg == 0 || at < 0 || len(v) > len(m.val) || at > len(m.val)-len(v) {
 		return
 	}
 	n := (len(v) + 3) &^ 3
@@ -199,8 +199,9 @@ func (m *machine) store(reg uint32, v []byte, known bool) {
 
 func (m *machine) load(reg uint32, n int) (v []byte, known []bool) {
 	at := register(reg)
-	if at < 0 || n < 0 || at+n > len(m.val) {
-		return make([]byte, max(n, 0)), make([]bool, max(n, 0))
+	n = min(max(n, 0), len(m.val))
+	if at < 0 || at > len(m.val)-n {
+		return make([]byte, n), make([]bool, n) // nothing is known of it
 	}
 	return m.val[at : at+n], m.known[at : at+n]
 }

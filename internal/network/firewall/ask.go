@@ -4,10 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/kernel/nft"
+	"gantry/internal/kernel/xtables"
 )
 
 // Rules are all rules of the host's namespace, everybody's, as they are now.
@@ -53,6 +55,21 @@ func (r *Rules) Leads(proto uint8, host netip.AddrPort) (to netip.AddrPort, rule
 		return to, fmt.Sprintf("element %s : %s . %d of map inet %s %s", key, to.Addr(), to.Port(), r.name, set), true
 	}
 	return to, "", false
+}
+
+// Legacy tells what the kernel's older tables say of packets forwarded to a bridge: whether their chain FORWARD refuses what no rule
+// of it lets through, and whether ours is one of those. Nothing else is read of them.
+func (t *Table) Legacy(v6 bool, bridge string) (refuses, passes bool) {
+	t.host.Do(func() error {
+		chain, err := xtables.Forward(v6)
+		if err != nil || chain == nil {
+			return err
+		}
+		refuses = chain.Drops || chain.Refuses
+		passes = slices.Contains(chain.Comments, "to "+bridge+" "+t.mine)
+		return nil
+	})
+	return refuses, passes
 }
 
 func protoName(n uint8) string {

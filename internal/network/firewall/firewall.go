@@ -360,7 +360,8 @@ var (
 		{Name: "routed6", KeyType: nft.TypeIfname, KeyLen: 16},
 		{Name: "direct4", KeyType: nft.Join(nft.TypeIPv4, nft.TypeProto, nft.TypeService), KeyLen: 12},
 		{Name: "direct6", KeyType: nft.Join(nft.TypeIPv6, nft.TypeProto, nft.TypeService), KeyLen: 24},
-		// Who may speak to whom, and at which port, where containers are kept apart.
+		// Pairs of a bridge with itself whose containers are kept apart; and who may speak to whom there, and at which port.
+		{Name: "apart", KeyType: nft.Join(nft.TypeIfname, nft.TypeIfname), KeyLen: 32},
 		{Name: "links", KeyType: nft.Join(nft.TypeIPv4, nft.TypeIPv4, nft.TypeProto, nft.TypeService), KeyLen: 16},
 		// Pairs of an interface of the host and a bridge that trusts it.
 		{Name: "trusted", KeyType: nft.Join(nft.TypeIfname, nft.TypeIfname), KeyLen: 32},
@@ -432,7 +433,9 @@ func (t *Table) elements() map[string][]nft.Element {
 		name := nft.Ifname(n.Bridge)
 		pair := append(append([]byte(nil), name...), name...)
 		put("bridges", name)
-		if !n.NoICC {
+		if n.NoICC {
+			put("apart", pair)
+		} else {
 			put("icc", pair)
 		}
 		if n.Internal {
@@ -547,7 +550,7 @@ func (t *Table) rules(tx *nft.Tx) (count int) {
 	add("forward", seq([]nft.Expr{nft.Meta(iifname, r1), nft.NotIn("bridges", r1)}, to("bridges"), then(nft.Jump(UserChain)))...)
 	add("forward", nft.Ct(unix.NFT_CT_STATE, r1), nft.Mask(r1, nft.Number(inState)), nft.NotEqual(r1, nft.Number(0)), nft.Accept())
 	add("forward", seq(pair("icc"), then(nft.Accept()))...)
-	add("forward", seq([]nft.Expr{proto, ipv4, nft.Payload(net, v4s, 4, k), nft.Payload(net, v4d, 4, k+1)}, key(k+2), []nft.Expr{nft.In("links", k), nft.Accept()})...)
+	add("forward", seq([]nft.Expr{proto, ipv4}, pair("apart"), []nft.Expr{nft.Payload(net, v4s, 4, k), nft.Payload(net, v4d, 4, k+1)}, key(k+2), []nft.Expr{nft.In("links", k), nft.Accept()})...)
 	add("forward", seq(from("internal"), then(nft.Drop()))...)
 	add("forward", seq(to("internal"), then(nft.Drop()))...)
 	add("forward", seq(to("bridges"), dnatted, then(nft.Accept()))...)
