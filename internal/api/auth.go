@@ -28,6 +28,14 @@ type Registries interface {
 	Configured() remote.Configured
 }
 
+// proxies is what /info says of the ways to registries.
+func (s *Server) proxies() remote.Proxies {
+	if s.deps.Registries == nil {
+		return remote.Proxies{}
+	}
+	return s.deps.Registries.Configured().Proxies
+}
+
 // registrySettings is what /info says of registries.
 func (s *Server) registrySettings() *registrytypes.ServiceConfig {
 	var set remote.Configured

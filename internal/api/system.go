@@ -87,6 +87,7 @@ const driverName = "overlay2"
 
 func (s *Server) info(c *call) error {
 	h := &s.deps.Host
+	proxies := s.proxies()
 	x := info{Info: system.Info{
 		ID:           h.ID,
 		Driver:       driverName,
@@ -120,6 +121,9 @@ func (s *Server) info(c *call) error {
 		Architecture:       h.Arch,
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig:     s.registrySettings(),
+		HTTPProxy:          proxies.HTTP,
+		HTTPSProxy:         proxies.HTTPS,
+		NoProxy:            proxies.No,
 		NCPU:               h.NCPU,
 		MemTotal:           h.MemTotal,
 		DockerRootDir:      h.DataRoot,

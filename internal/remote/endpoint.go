@@ -54,6 +54,7 @@ type settings struct {
 	networks []netip.Prefix
 	mirrors  map[string][]*url.URL
 	proxies  *proxies
+	shown    Proxies
 }
 
 func parseConfig(cfg Config) (settings, error) {
@@ -84,6 +85,7 @@ func parseConfig(cfg Config) (settings, error) {
 		}
 	}
 	var err error
+	s.shown = cfg.Proxies.shown()
 	s.proxies, err = parseProxies(cfg.Proxies)
 	return s, err
 }

@@ -19,6 +19,23 @@ type Proxies struct {
 	No          string // who is reached directly: hosts, .domains, addresses, networks, "*", with a port or without, by commas
 }
 
+func (p Proxies) withEnvironment() Proxies {
+	env := func(v, name string) string { return cmp.Or(v, os.Getenv(name), os.Getenv(strings.ToLower(name))) }
+	return Proxies{env(p.HTTP, "HTTP_PROXY"), env(p.HTTPS, "HTTPS_PROXY"), env(p.No, "NO_PROXY")}
+}
+
+// shown is what anybody may see, as Docker shows it: without passwords.
+func (p Proxies) shown() Proxies {
+	p = p.withEnvironment()
+	for _, at := range []*string{&p.HTTP, &p.HTTPS} {
+		if u, err := url.Parse(*at); err == nil && u.User != nil {
+			u.User = url.UserPassword("xxxxx", "xxxxx")
+			*at = u.String()
+		}
+	}
+	return p
+}
+
 // proxies is Proxies, read. Nil: the environment says it all.
 type proxies struct {
 	http, https *url.URL
@@ -29,12 +46,12 @@ func parseProxies(p Proxies) (*proxies, error) {
 	if p == (Proxies{}) {
 		return nil, nil
 	}
-	env := func(v, name string) string { return cmp.Or(v, os.Getenv(name), os.Getenv(strings.ToLower(name))) }
+	p = p.withEnvironment()
 	out := &proxies{}
 	for _, one := range []struct {
 		at    **url.URL
 		value string
-	}{{&out.http, env(p.HTTP, "HTTP_PROXY")}, {&out.https, env(p.HTTPS, "HTTPS_PROXY")}} {
+	}{{&out.http, p.HTTP}, {&out.https, p.HTTPS}} {
 		if one.value == "" {
 			continue
 		}
@@ -48,7 +65,7 @@ func parseProxies(p Proxies) (*proxies, error) {
 		}
 		*one.at = u
 	}
-	for v := range strings.SplitSeq(env(p.No, "NO_PROXY"), ",") {
+	for v := range strings.SplitSeq(p.No, ",") {
 		if v = strings.ToLower(strings.TrimSpace(v)); v != "" {
 			out.no = append(out.no, v)
 		}

@@ -118,13 +118,14 @@ type Configured struct {
 	Networks []netip.Prefix      // whose hosts are insecure
 	Insecure []string            // hosts
 	Mirrors  map[string][]string // URLs, with a slash at the end, by host
+	Proxies  Proxies             // what counts, with the environment's, and without passwords
 }
 
 // Configured returns what counts now.
 func (c *Client) Configured() Configured {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := Configured{Networks: slices.Clone(c.cfg.networks), Insecure: slices.Sorted(maps.Keys(c.cfg.insecure)), Mirrors: map[string][]string{}}
+	out := Configured{Networks: slices.Clone(c.cfg.networks), Insecure: slices.Sorted(maps.Keys(c.cfg.insecure)), Mirrors: map[string][]string{}, Proxies: c.cfg.shown}
 	for host, list := range c.cfg.mirrors {
 		for _, u := range list {
 			out.Mirrors[host] = append(out.Mirrors[host], strings.TrimRight(u.String(), "/")+"/")

@@ -432,6 +432,9 @@ func TestProxies(t *testing.T) {
 			t.Errorf("%s by %q, not %q", u, got, want)
 		}
 	}
+	if got := (Proxies{HTTPS: "http://u:p@secure:3128"}).shown().HTTPS; got != "http://xxxxx:xxxxx@secure:3128" {
+		t.Errorf("shown as %q", got)
+	}
 	for _, bad := range []string{"ftp://x", "http://", "a b"} {
 		if _, err := parseProxies(Proxies{HTTP: bad}); !errs.Invalid.Is(err) {
 			t.Errorf("%q: %v", bad, err)

@@ -461,6 +461,9 @@ func TestRegistrySettingsReload(t *testing.T) {
 	t.Cleanup(func() { srv.Close() })
 	write(`{"insecure-registries": ["reg.invalid:80"], "proxies": {"http-proxy": "http://` + l.Addr().String() + `"}}`)
 	reloaded("pull", "-q", "reg.invalid:80/org/x")
+	if got := okOn(t, e, "info", "-f", "{{.HTTPProxy}}"); got != "http://"+l.Addr().String() {
+		t.Errorf("info says the proxy is %q", got)
+	}
 }
 
 var registrySessions = []session{
