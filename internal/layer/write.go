@@ -64,6 +64,21 @@ func (d *Draft) Write(ctx context.Context) (*Writer, error) {
 	return &Writer{u, fds}, nil
 }
 
+// Beside returns a writer of the same draft for another goroutine: it puts files, which this one has admitted, into directories that
+// this one has made. It is closed before this one is.
+func (w *Writer) Beside() *Writer {
+	u := &unpacker{ctx: w.u.ctx, t: newTree(Target{Root: w.fds[0], Lower: w.fds[1:]}), budget: budget{Limits{Bytes: math.MaxInt64, Entries: math.MaxInt64}}, buf: make([]byte, 256<<10)}
+	return &Writer{u, nil}
+}
+
+// Admit counts a file of so many bytes that a writer beside this one will put.
+func (w *Writer) Admit(size int64) error {
+	if err := w.u.budget.entry(); err != nil {
+		return err
+	}
+	return w.u.budget.bytes(size)
+}
+
 // Close ends the writing.
 func (w *Writer) Close() error {
 	err := w.u.setTimes()

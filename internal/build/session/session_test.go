@@ -386,6 +386,18 @@ func TestFilesAreTrimmed(t *testing.T) {
 	if f.Has(mid.Digest) {
 		t.Error("a damaged file stays")
 	}
+	// So it is by who reads no more than the bytes that there should be.
+	put("abcdefghij", 0)
+	if err := os.WriteFile(f.path(mid.Digest), []byte("0123456789"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = f.Open(mid.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 10)); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a damaged file: %v", err)
+	}
+	r.Close()
 	if n, err := f.Clear(); err != nil || n != 10 || f.Has(young.Digest) {
 		t.Errorf("cleared %d, %v", n, err)
 	}

@@ -257,21 +257,30 @@ type copier struct {
 	owner *[2]uint32
 	links map[[2]uint64]string
 	fresh map[string]bool // directories that were not there before
+
+	beside *beside // where most files come from
 }
 
-func (x *copier) run() error {
+func (x *copier) run() (err error) {
 	c := x.c
 	x.links, x.fresh = map[[2]uint64]string{}, map[string]bool{}
 	if t, ok := x.f.(*source.Files); ok {
 		if err := want(x.ctx, t, c); err != nil {
 			return err
 		}
+		x.beside = &beside{x: x}
+		defer func() { err = errors.Join(err, x.beside.wait()) }()
 	}
 	dest := path.Clean("/" + c.Dest)
 	intoDir := strings.HasSuffix(c.Dest, "/") || strings.HasSuffix(c.Dest, "/.")
 	target := ""
 	return selected(x.ctx, x.f, c, func(it *item) error {
 		if it.rel == "" {
+			if x.beside != nil { // this match may come over what the last one left
+				if err := x.beside.wait(); err != nil {
+					return err
+				}
+			}
 			if c.Unpack && it.node.IsRegular() {
 				done, err := x.unpack(it, dest)
 				if done || err != nil {
@@ -434,12 +443,19 @@ func (x *copier) put(it *item, target string) error {
 	if !n.IsRegular() {
 		return x.w.Put(target, &n, nil)
 	}
-	r, err := x.f.Open(x.ctx, it.path)
+	if x.beside != nil && x.fresh[dir] && n.Inode == [2]uint64{} {
+		return x.beside.put(target, it.path, &n)
+	}
+	return x.file(x.w, target, it.path, &n)
+}
+
+func (x *copier) file(w *layer.Writer, target, from string, n *layer.Node) error {
+	r, err := x.f.Open(x.ctx, from)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return x.w.Put(target, &n, r)
+	return w.Put(target, n, r)
 }
 
 // unpack unpacks an archive into dest; it reports false if it is none.
