@@ -179,8 +179,15 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 			oerr = ns.Links().Delete(e.Iface) // of macvlan and ipvlan there is no other end
 		}
 		for i, v6 := range []bool{false, true} {
-			if g := j.way(v6); oerr == nil && led[i] && g != nil {
-				oerr = ns.Links().SetDefault(g.Iface, []netip.Addr{g.gateway(v6)})
+			g := j.way(v6)
+			if oerr != nil || !led[i] || g == nil {
+				continue
+			}
+			s.mu.Lock()
+			n := s.nets[g.Network]
+			s.mu.Unlock()
+			if n != nil {
+				oerr = ns.Links().SetDefault(g.Iface, n.ways([]netip.Addr{g.gateway(v6)}))
 			}
 		}
 	}

@@ -190,7 +190,9 @@ func (s *Service) endpoint(j *joined, n *network, want *api.EndpointSettings, ho
 		return nil, err
 	}
 	e.MAC = net.HardwareAddr(want.MacAddress)
-	if len(e.MAC) == 0 {
+	if n.Driver == "ipvlan" {
+		e.MAC = nil // it has its parent's
+	} else if len(e.MAC) == 0 {
 		var seed [4]byte
 		rand.Read(seed[:])
 		e.MAC = ipam.MAC(e.V4.Addr(), seed)
@@ -368,11 +370,6 @@ func (s *Service) made(j *joined) (map[string]*network, error) {
 	return nets, nil
 }
 
-var (
-	macvlanModes = map[string]uint32{"private": 1, "vepa": 2, "": 4, "bridge": 4, "passthru": 8}
-	ipvlanModes  = map[string]uint32{"": 0, "l2": 0, "l3": 1, "l3s": 2}
-)
-
 // plug puts an interface into the namespace; the ways out through it are by gateways.
 func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []netip.Addr) error {
 	links := s.Options.Host.Links()
@@ -402,15 +399,11 @@ func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []
 			return err
 		}
 	case "macvlan", "ipvlan":
-		parent := n.Options[optParent]
-		l, err := links.Find(parent)
+		l, err := s.parent(n)
 		if err != nil {
-			return errs.Invalid.Errorf("the parent interface of network %s: %w", n.Name, err)
+			return err
 		}
-		m := &link.Macvlan{Name: e.Iface, Parent: l.Index, Kind: n.Driver, MTU: min(n.mtu, l.MTU), MAC: e.MAC, NS: ns.Fd()}
-		if m.Mode = macvlanModes[n.Options["macvlan_mode"]]; n.Driver == "ipvlan" {
-			m.Mode = ipvlanModes[n.Options["ipvlan_mode"]]
-		}
+		m := n.macvlan(e, l, ns.Fd())
 		if err := links.AddMacvlan(m); err != nil {
 			return err
 		}
@@ -418,7 +411,7 @@ func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []
 	if err := e.setSysctls(ns); err != nil {
 		return err
 	}
-	return ns.Links().Configure(&link.Interface{Name: e.Iface, Addrs: e.addresses(), Gateways: gateways})
+	return ns.Links().Configure(&link.Interface{Name: e.Iface, Addrs: e.addresses(), Gateways: n.ways(gateways)})
 }
 
 // hostBinding is where ports of the network are published when nothing else is said.

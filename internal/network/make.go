@@ -32,6 +32,10 @@ func (s *Service) ensure(n *network) error {
 	if n.mtu == 0 {
 		n.mtu = links.UplinkMTU()
 	}
+	if n.isMacvlan() {
+		_, err := s.parent(n)
+		return err
+	}
 	if n.Driver != "bridge" {
 		return nil
 	}
@@ -75,6 +79,9 @@ func (s *Service) ensure(n *network) error {
 func (s *Service) unmake(n *network) {
 	n.making.Lock()
 	defer n.making.Unlock()
+	if n.isMacvlan() {
+		s.forsake(n)
+	}
 	if n.Driver != "bridge" {
 		return
 	}
@@ -108,6 +115,9 @@ func (s *Service) retire() {
 			if err := s.Options.Host.Links().Delete(n.BridgeName); err != nil {
 				s.Log.Warn("removing a bridge failed", "network", n.Name, "err", err)
 			}
+		}
+		if n.isMacvlan() {
+			s.forsake(n)
 		}
 		n.index = 0
 		n.making.Unlock()

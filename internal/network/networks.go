@@ -30,8 +30,9 @@ type record struct {
 	Name       string            `json:"name"`
 	Created    time.Time         `json:"created"`
 	Driver     string            `json:"driver"`
-	BridgeName string            `json:"bridge,omitempty"`  // the interface
-	Foreign    bool              `json:"foreign,omitempty"` // the interface was there before the network, and stays
+	BridgeName string            `json:"bridge,omitempty"`      // the interface
+	Foreign    bool              `json:"foreign,omitempty"`     // the interface was there before the network, and stays
+	MadeParent bool              `json:"made_parent,omitempty"` // of macvlan and ipvlan: the interface below is ours
 	IPv4       bool              `json:"ipv4,omitempty"`
 	IPv6       bool              `json:"ipv6,omitempty"`
 	Internal   bool              `json:"internal,omitempty"`
@@ -158,12 +159,16 @@ func (s *Service) Create(ctx context.Context, r *api.CreateRequest) (id, warning
 	if err := n.plan(); err != nil {
 		return "", "", err
 	}
-	if n.Driver == "bridge" {
+	switch {
+	case n.Driver == "bridge":
 		_, err := s.Options.Host.Links().Find(n.BridgeName)
 		n.Foreign = err == nil
-		if err := s.ensure(n); err != nil {
-			return "", "", err
-		}
+	case n.isMacvlan():
+		_, err := s.Options.Host.Links().Find(n.parentName())
+		n.MadeParent = err != nil || slices.ContainsFunc(slices.Collect(maps.Values(s.nets)), func(o *network) bool { return o.MadeParent && o.parentName() == n.parentName() })
+	}
+	if err := s.ensure(n); err != nil {
+		return "", "", err
 	}
 	if err := s.add(n); err != nil {
 		s.unmake(n)

@@ -29,7 +29,6 @@ const (
 	optMTU          = "com.docker.network.driver.mtu"
 	optPrefix       = "com.docker.network.container_iface_prefix"
 	optAnnounce     = "com.docker.network.advertise_addr_nmsgs"
-	optParent       = "parent"
 )
 
 // Gateway modes: how a network's addresses of one family and the world reach each other.
@@ -111,17 +110,7 @@ func checkOptions(r *record) error {
 	if (r.mode(false) == modeIsolated || r.mode(true) == modeIsolated) && !r.Internal {
 		return errs.Internal.Errorf("gateway mode 'isolated' can only be used for an internal network")
 	}
-	switch r.Driver {
-	case "macvlan":
-		if _, ok := macvlanModes[r.Options["macvlan_mode"]]; !ok {
-			return errs.Invalid.Errorf("requested macvlan mode '%s' is not valid, 'bridge' mode is the macvlan driver default", r.Options["macvlan_mode"])
-		}
-	case "ipvlan":
-		if _, ok := ipvlanModes[r.Options["ipvlan_mode"]]; !ok {
-			return errs.Invalid.Errorf("requested ipvlan mode '%s' is not valid, 'l2' mode is the ipvlan driver default", r.Options["ipvlan_mode"])
-		}
-	}
-	return nil
+	return checkMacvlan(r)
 }
 
 func (n *network) flag(option string, missing bool) bool {

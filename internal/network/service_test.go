@@ -605,15 +605,6 @@ func TestContainersFindEachOtherByName(t *testing.T) {
 	}
 }
 
-func TestMacvlan(t *testing.T) {
-	h := newHost(t)
-	h.create(t, &api.CreateRequest{Name: "lan", Driver: "macvlan", Options: map[string]string{"parent": "uplink"},
-		IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.99.0.0/24"), IPRange: netip.MustParsePrefix("10.99.0.64/26"), Gateway: netip.MustParseAddr(lab.OutsideAddr)}}}})
-	_, ns := h.join(t, &JoinRequest{Name: "a", Endpoints: on("lan"), First: "lan"})
-	lab.Serve(t, ns, "tcp", ":80", "a")
-	lab.Answers(t, h.Outside, "tcp", "10.99.0.64:80", "a "+lab.OutsideAddr)
-}
-
 func BenchmarkJoinLeave(b *testing.B) {
 	h := newHost(b)
 	r := &JoinRequest{ID: ids.New(), Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}

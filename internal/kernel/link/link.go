@@ -175,7 +175,14 @@ type Macvlan struct {
 
 // AddMacvlan makes a macvlan or ipvlan interface in its namespace.
 func (c *Conn) AddMacvlan(m *Macvlan) error {
-	var b netlink.Batch
+	if err := c.Do(m.request()); err != nil {
+		return fmt.Errorf("add %s %s: %w", m.Kind, m.Name, err)
+	}
+	return nil
+}
+
+func (m *Macvlan) request() *netlink.Batch {
+	b := &netlink.Batch{}
 	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info(0, 0, 0))
 	b.String(unix.IFLA_IFNAME, m.Name)
 	b.U32(unix.IFLA_LINK, uint32(m.Parent))
@@ -199,22 +206,55 @@ func (c *Conn) AddMacvlan(m *Macvlan) error {
 			}
 		})
 	})
-	if err := c.Do(&b); err != nil {
-		return fmt.Errorf("add %s %s: %w", m.Kind, m.Name, err)
+	return b
+}
+
+// AddDummy makes an interface that leads nowhere, and brings it up: the parent of a macvlan that has none. Where the kernel has no
+// such interfaces it is a bridge without ports, which leads nowhere either.
+func (c *Conn) AddDummy(name string) error {
+	var err error
+	for _, kind := range []string{"dummy", "bridge"} {
+		var b netlink.Batch
+		b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info(0, unix.IFF_UP, unix.IFF_UP))
+		b.String(unix.IFLA_IFNAME, name)
+		b.Nest(unix.IFLA_LINKINFO, func() { b.String(unix.IFLA_INFO_KIND, kind) })
+		if err = c.Do(&b); !errors.Is(err, unix.EOPNOTSUPP) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("add dummy %s: %w", name, err)
 	}
 	return nil
 }
 
-// AddDummy makes an interface that leads nowhere, and brings it up: the parent of an internal macvlan.
-func (c *Conn) AddDummy(name string) error {
-	var b netlink.Batch
-	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info(0, unix.IFF_UP, unix.IFF_UP))
-	b.String(unix.IFLA_IFNAME, name)
-	b.Nest(unix.IFLA_LINKINFO, func() { b.String(unix.IFLA_INFO_KIND, "dummy") })
-	if err := c.Do(&b); err != nil {
-		return fmt.Errorf("add dummy %s: %w", name, err)
+// VLAN is an interface to be made for one of the virtual networks (IEEE 802.1Q) that another one carries.
+type VLAN struct {
+	Name   string
+	Parent int32
+	ID     uint16 // 1…4094
+}
+
+// AddVLAN makes it and brings it up.
+func (c *Conn) AddVLAN(v *VLAN) error {
+	if err := c.Do(v.request()); err != nil {
+		return fmt.Errorf("add VLAN %s: %w", v.Name, err)
 	}
 	return nil
+}
+
+func (v *VLAN) request() *netlink.Batch {
+	b := &netlink.Batch{}
+	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info(0, unix.IFF_UP, unix.IFF_UP))
+	b.String(unix.IFLA_IFNAME, v.Name)
+	b.U32(unix.IFLA_LINK, uint32(v.Parent))
+	b.Nest(unix.IFLA_LINKINFO, func() {
+		b.String(unix.IFLA_INFO_KIND, "vlan")
+		b.Nest(unix.IFLA_INFO_DATA, func() {
+			b.Attr(unix.IFLA_VLAN_ID, binary.NativeEndian.AppendUint16(nil, v.ID))
+		})
+	})
+	return b
 }
 
 // Delete deletes an interface, and with it a pair's other end. One that is not there is no error.
