@@ -52,6 +52,12 @@ type Connector interface {
 	HostGateway() (netip.Addr, error)
 }
 
+// Docker's phrases.
+const (
+	conflictHost = "container cannot be disconnected from host network or connected to host network"
+	conflictNone = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+)
+
 // endpoints works out which networks a new container is meant for.
 func (s *Service) endpoints(h *api.HostConfig, given *network.NetworkingConfig) (map[string]*network.EndpointSettings, error) {
 	mode := h.NetworkMode
@@ -75,6 +81,15 @@ func (s *Service) endpoints(h *api.HostConfig, given *network.NetworkingConfig) 
 			if name != string(mode) {
 				return nil, errs.Invalid.Errorf("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
 			}
+		}
+	}
+	for name := range out {
+		switch {
+		case name == string(mode):
+		case name == network.NetworkHost:
+			return nil, errs.Invalid.Errorf(conflictHost)
+		case name == network.NetworkNone:
+			return nil, errs.Invalid.Errorf(conflictNone)
 		}
 	}
 	if len(out) == 0 {
@@ -256,11 +271,11 @@ func (c *container) changeable(net string, on bool) (string, error) {
 	case c.now.Status == Removing || c.now.Status == Dead:
 		return "", errs.Forbidden.Errorf("container %s is marked for removal and cannot be connected or disconnected to the network", c.id)
 	case on && (m.IsHost() || name == "host"), m.IsHost() && name == "host":
-		return "", errs.Forbidden.Errorf("container cannot be disconnected from host network or connected to host network")
+		return "", errs.Forbidden.Errorf(conflictHost)
 	case m.IsContainer():
 		return "", errs.Forbidden.Errorf("container sharing network namespace with another container or host cannot be connected to any other network")
 	case on && (m.IsNone() || name == "none"):
-		return "", errs.Forbidden.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		return "", errs.Forbidden.Errorf(conflictNone)
 	}
 	return name, nil
 }

@@ -117,6 +117,49 @@ var networkSessions = []session{
 		"docker create --name p5 -p 8085:80 busybox true >/dev/null; docker port p5; docker inspect p5 -f '{{json .NetworkSettings.Ports}}'",
 		"docker ps -a --filter publish=8081 --format '{{.Names}}'; docker ps -a --filter expose=5000 --format '{{.Names}}'", "docker rm -f p1 p3 p4 p5",
 	}},
+	{"bad input", []string{
+		"docker network create -o nosuch=1 -o com.docker.network.bridge.nosuch=x b1 | wc -c; docker network inspect b1 -f '{{json .Options}}'; docker network rm b1",
+		"docker network create --subnet 10.91.0.0/24 b1 | wc -c",
+		// Overlapping: a network's, from above and from below; the default network's.
+		"docker network create --subnet 10.91.0.0/16 b2", "docker network create --subnet 10.91.0.128/25 b2", "docker network create --subnet 172.17.8.0/24 b2",
+		"~docker network create --subnet 10.92.0.0/24 --ip-range 10.92.1.0/24 b2", "docker network create --subnet 10.92.0.0/24 --aux-address x=10.93.0.1 b2",
+		"!docker network create --subnet 10.92.0.1/24 b2", "!docker network rm b2", // newer Dockers refuse it, too
+		"~docker network create --subnet nonsense b2", "docker network create --ip-range nonsense b2", "docker network create --gateway nonsense b2",
+		"docker network create --subnet 10.92.0.0/24 --gateway 10.92.0.9 --aux-address x=10.92.0.9 b2",
+		"!docker network create --subnet fd00:92::/64 b2", "!docker network rm b2", // the Docker of 2022 makes it, without IPv6
+		"docker network create --ipam-driver nosuch b2", "docker network create --label a --label b=c b2 | wc -c; docker network inspect b2 -f '{{json .Labels}}'; docker network rm b2",
+		"~docker network create a b", "~docker network create", "~docker network connect b1", "~docker network rm",
+		"~docker network create -d macvlan -o parent=lo b2", "~docker network create -d macvlan -o parent=nosuch b2", "~docker network create -d macvlan -o macvlan_mode=odd b2",
+		"docker run -d --name t1 --network b1 --ip 10.91.0.7 busybox sleep 1000 | wc -c",
+		// Taken names, addresses and hardware addresses; those that nobody may have.
+		"docker run -d --name t1 --network b1 busybox true 2>&1 | grep -o 'Conflict. The container name \"/t1\" is already in use'",
+		"docker run --rm --network b1 --ip 10.91.0.7 busybox true 2>&1 | grep -o 'Address already in use'; docker run --rm --network b1 --ip 10.91.0.1 busybox true 2>&1 | grep -o 'Address already in use'",
+		"~docker run --rm --network b1 --ip 10.91.0.255 busybox true", "~docker run --rm --network b1 --ip 10.91.0.0 busybox true",
+		"~docker run --rm --network b1 --ip fd00::1 busybox true", "~docker run --rm --network b1 --ip6 fd00::1 busybox true", "~docker run --rm --network b1 --ip nonsense busybox true",
+		"docker create --name t2 --network b1 --ip 10.91.0.7 busybox true | wc -c; docker start t2 2>&1 | grep -o 'Address already in use'; docker inspect t2 -f '{{.State.Status}} {{.State.ExitCode}}'; docker rm t2",
+		"docker network rm b1 2>&1 | grep -o 'has active endpoints'; docker network ls -q --filter name=b1 | wc -l", "docker network prune -f; docker network ls -q --filter name=b1 | wc -l",
+		"docker network disconnect b1 t1; docker network rm b1; docker start t1; docker exec t1 ip -o link | wc -l; docker rm -f t1",
+		"docker create --name t3 --network nosuch busybox true | wc -c; docker start t3 2>&1 | grep -o 'network nosuch not found'; docker rm t3",
+		"docker run --rm --network b1:b2 busybox true 2>&1 | grep -o 'network b1:b2 not found'", "~docker run --rm --network '' busybox true", "~docker run --rm --network container: busybox true",
+		"~docker run --rm --network bridge --network host busybox true", "~docker run --rm --network bridge --network none busybox true",
+	}},
+	{"forms of -p", []string{
+		"docker run -d --name f1 --stop-signal KILL -p 127.0.0.1::80 -p 127.0.0.1:9201:80 -p 9202-9205:80 -p 0.0.0.0:9206:80/tcp -p 127.0.0.1:9207-9208:9207-9208/udp -p published=9209,target=80 -p '[::1]:9210:80' busybox sh -c 'echo it >/index.html; httpd -p 80; touch /up; sleep 1000' | wc -c; timeout 30 sh -c 'until docker exec f1 test -e /up; do :; done'",
+		"docker port f1 | grep -v '\\[*::\\]*:' | sed 's/127.0.0.1:[3-6][0-9]*$/127.0.0.1:<port>/; s/0:920[2-5]$/0:<range>/; s/\\[::1\\]/::1/' | sort",
+		"for a in 127.0.0.1:9201 127.0.0.1:9206 172.17.0.1:9206 127.0.0.1:9209 '[::1]:9210' $(docker port f1 80/tcp | grep 127.0.0.1 | head -1); do nsenter -t $ENGINE -n curl -s --max-time 20 http://$a/index.html; done",
+		"for p in 9202 9203 9204 9205; do nsenter -t $ENGINE -n curl -s --max-time 20 http://127.0.0.1:$p/index.html; done | wc -l",
+		"nsenter -t $ENGINE -n curl -s --max-time 2 http://172.17.0.1:9201/; echo $?",
+		"docker inspect f1 -f '{{json .HostConfig.PortBindings}}'",
+		// A range that is taken in part gives the next one of it; one that is taken altogether, nothing.
+		"docker run -d --name f2 -p 9202-9206:80 -p 9301-9302:81 busybox sleep 1000 2>&1 | grep -o 'already allocated'; docker rm -f f2",
+		"docker run -d --name f3 -p 9301-9302:81 busybox sleep 1000 | wc -c; docker run -d --name f4 -p 9301-9302:81 busybox sleep 1000 | wc -c; (docker port f3 81; docker port f4 81) | grep -v :: | sort; docker run --rm -p 9301-9302:81 busybox true 2>&1 | grep -oE 'already allocated|all ports are allocated' | sed 's/all ports are/already/'",
+		"docker rm -f f1 f3 f4",
+		// Random ports stay while the container runs.
+		"docker run -d --name f5 -p 80 -p 81/udp -P --expose 82 busybox sleep 1000 | wc -c; docker port f5 >a; docker network create ff >/dev/null; docker network connect ff f5; docker network disconnect ff f5; docker rename f5 f6; docker port f6 | diff a - && echo same; docker network rm ff; docker rm -f f6",
+		"~docker run --rm -p 80:80:80:80 busybox true", "docker run --rm -p :80 busybox true", "~docker run --rm -p 80: busybox true", "docker run --rm -p 0:80 busybox true; echo $?", "~docker run --rm -p -1:80 busybox true", "~docker run --rm -p 1.2.3:80:80 busybox true",
+		"docker run --rm -p 203.0.113.1:9300:80 busybox true 2>&1 | grep -o 'cannot assign requested address'", "docker run --rm -p 9300:80 -p 9300:81 busybox true 2>&1 | grep -o 'already allocated'",
+		"nsenter -t $ENGINE -n busybox nc -l -p 9400 & n=$!; timeout 30 sh -c 'until nsenter -t $ENGINE -n ss -Hlnt | grep -q :9400; do :; done'; docker run --rm --name f7 -p 9400:80 busybox true 2>&1 | grep -o 'address already in use'; kill $n",
+	}},
 }
 
 // networkMask takes away besides what the two call differently, and IPv6 of the host's own that only newer Dockers show.

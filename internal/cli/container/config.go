@@ -515,6 +515,9 @@ func (o *options) firstEndpoint(ep *network.EndpointSettings, userDefined bool) 
 // networkSpec reads a --network: a name, or name=…,alias=…,ip=… and so on.
 func networkSpec(s string) (string, *network.EndpointSettings, error) {
 	ep := &network.EndpointSettings{}
+	if s == "" {
+		return "", nil, errors.New("no name set for network")
+	}
 	if !strings.Contains(s, "=") {
 		return s, ep, nil
 	}

@@ -135,7 +135,7 @@ func NewSubnet(c Config) (*Subnet, error) {
 			return nil, errs.Invalid.Errorf("invalid network config:\ninvalid auxiliary address %s: parent subnet %s does not contain it", a, c.Subnet)
 		}
 		if _, twice := s.taken[a]; twice {
-			return nil, errs.Invalid.Errorf("invalid auxiliary address %s: %s", name, inUse)
+			return nil, errs.Forbidden.Errorf("failed to allocate secondary ip address (%s:%s): %s", name, a, inUse)
 		}
 		s.taken[a] = struct{}{}
 	}
@@ -149,7 +149,12 @@ func NewSubnet(c Config) (*Subnet, error) {
 		if !c.Subnet.Contains(s.Gateway) {
 			return nil, errs.Invalid.Errorf("invalid network config:\ninvalid gateway %s: parent subnet %s does not contain it", s.Gateway, c.Subnet)
 		}
-		s.taken[s.Gateway] = struct{}{} // an auxiliary address may name the gateway
+		for name, a := range c.Aux {
+			if a == s.Gateway {
+				return nil, errs.Forbidden.Errorf("failed to allocate secondary ip address (%s:%s): %s", name, a, inUse)
+			}
+		}
+		s.taken[s.Gateway] = struct{}{}
 	}
 	return s, nil
 }
