@@ -119,6 +119,11 @@ func TestSubnetOfRangeAndIPv6(t *testing.T) {
 	if a, _ := s.Next(); a.String() != "fd00:1::100" {
 		t.Fatal(a)
 	}
+	gw := netip.MustParseAddr("10.0.0.9")
+	if _, err := NewSubnet(Config{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Gateway: gw, Aux: map[string]netip.Addr{"x": gw}}); !errs.Forbidden.Is(err) ||
+		err.Error() != "failed to allocate secondary ip address (x:10.0.0.9): Address already in use" {
+		t.Error(err)
+	}
 	for _, c := range []Config{
 		{Subnet: netip.MustParsePrefix("10.0.0.1/24")},
 		{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.1.0/28")},
