@@ -373,10 +373,12 @@ func (e *explainer) seen(from source, a netip.Addr, target netip.AddrPort, relay
 		}
 	}
 	if relayed || a.IsLoopback() || from.iface != "" && from.iface == e.ifaces[target] {
-		return "the container sees " + bridge + " as the client"
+		return sees + bridge + " as the client"
 	}
-	return "the container sees the client's own address"
+	return sees + "the client's own address"
 }
+
+const sees = "the container sees "
 
 // socket explains a way that ends at a socket of the host: the relay's, or another program's.
 func (e *explainer) socket(from source, to netip.AddrPort) (nft.Judgement, []string) {
@@ -434,7 +436,11 @@ func (e *explainer) put(from source, to netip.AddrPort, j nft.Judgement, why ...
 	case j.Passes:
 		w.Reached = Yes
 	}
-	w.Why = why
+	for _, y := range why {
+		if w.Reached != No || !strings.HasPrefix(y, sees) {
+			w.Why = append(w.Why, y)
+		}
+	}
 	for _, p := range j.By {
 		if strings.HasPrefix(p.Verdict, "accept") {
 			w.Why = append(w.Why, "let through by "+p.String())
@@ -447,7 +453,9 @@ func (e *explainer) put(from source, to netip.AddrPort, j nft.Judgement, why ...
 	}
 	for i := range e.x.Ways {
 		if o := &e.x.Ways[i]; o.From == w.From && o.Reached == w.Reached && slices.Equal(o.Why, w.Why) {
-			o.To = append(o.To, to)
+			if !slices.Contains(o.To, to) { // a port of several of the host's addresses leads to one of the container's
+				o.To = append(o.To, to)
+			}
 			return
 		}
 	}

@@ -137,6 +137,9 @@ func TestExplainFirewallPolicy(t *testing.T) {
 	expect(t, "8080 without an accept", ways, "this host 127.0.0.1:8080: yes", "outside 10.99.0.1:8080: no", "containers of bridge 172.17.0.1:8080: no")
 	contains(t, okOn(t, e, "network", "explain", "8080"), "publish-policy: firewall", "; by relay (pid ", "refused by the policy drop of chain inet fw in")
 	inHost(t, e, "nft add rule inet fw in tcp dport 8080 accept")
+	if out := okOn(t, e, "network", "explain", "8080"); strings.Count(out, "172.17.0.2:80: yes") != 1 || !strings.Contains(out, "the container sees the client's own address") {
+		t.Error(out)
+	}
 	_, ways = explanation(t, e, "8080")
 	expect(t, "8080 with an accept", ways, "outside 10.99.0.1:8080: yes", "containers of bridge 172.17.0.1:8080: yes")
 	contains(t, okOn(t, e, "network", "explain", "8080"), "of chain inet fw in (accept)")
