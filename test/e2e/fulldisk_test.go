@@ -322,6 +322,13 @@ func TestFullDisk(t *testing.T) {
 		// There is room again.
 		okOn(t, e, "create", "--name", "spare", "--network", "none", "busybox")
 		okOn(t, e, "start", "running")
+		said := fmt.Sprint("there is room in round ", round)
+		okOn(t, e, "exec", "running", "sh", "-c", "echo "+said+" >/proc/1/fd/1")
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(okOn(t, e, "logs", "--tail", "1", "running"), said); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: the log goes on no more", round)
+			}
+		}
 		if got := okOn(t, e, "run", "--rm", "--network", "none", "made", "cat", "/kept"); got != "kept" {
 			t.Errorf("round %d: the image says %q", round, got)
 		}

@@ -3,7 +3,6 @@ package view
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -26,14 +25,13 @@ type Held struct {
 func Hold(ctx context.Context, fstype, source string, o mount.Options, at string) (*Held, error) {
 	h := &Held{Path: at, quit: make(chan struct{})}
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespace with it
+	thread(func() {
 		err := h.mount(fstype, source, o)
 		done <- err
 		if err == nil {
 			<-h.quit
 		}
-	}()
+	})
 	select {
 	case err := <-done:
 		if err != nil {

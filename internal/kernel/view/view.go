@@ -187,14 +187,33 @@ func aside(f func() (int, error)) (fs.Root, error) {
 		err error
 	}
 	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespaces with it
+	thread(func() {
 		fd, err := f()
 		done <- result{fd, err}
-	}()
+	})
 	r := <-done
 	if r.err != nil {
 		return fs.Root{}, r.err
 	}
 	return fs.RootAt(r.fd), nil
+}
+
+// thread runs f in a thread of its own, which ends with f, and the namespaces that f has entered with it. It is never the main
+// one, which the runtime parks for ever instead of ending it: what was mounted there would stay.
+func thread(f func()) {
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		began := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(began) // elsewhere: the main thread is held here
+			f()
+		}()
+		<-began
+		runtime.UnlockOSThread()
+	}()
 }
