@@ -112,7 +112,7 @@ func (s *Server) buildInto(client *session.Client, r *build.Request) (built *bui
 	}
 	ctx := client.Context()
 	if built, err = s.deps.Builds.Build(ctx, r); err != nil {
-		return nil, err
+		return built, err
 	}
 	for a, names := range saves {
 		if len(names) == 0 {

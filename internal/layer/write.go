@@ -36,6 +36,11 @@ func (n *Node) IsDir() bool { return n.Mode&unix.S_IFMT == unix.S_IFDIR }
 // IsRegular reports whether it is a regular file.
 func (n *Node) IsRegular() bool { return n.Mode&unix.S_IFMT == unix.S_IFREG }
 
+// IsDevice tells whether it is a device.
+func (n *Node) IsDevice() bool {
+	return n.Mode&unix.S_IFMT == unix.S_IFBLK || n.Mode&unix.S_IFMT == unix.S_IFCHR
+}
+
 // IsLink reports whether it is a symbolic link.
 func (n *Node) IsLink() bool { return n.Mode&unix.S_IFMT == unix.S_IFLNK }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -19,7 +20,10 @@ import (
 )
 
 // fetcher is what the solver needs of package source's.
-type fetcher struct{ *source.Fetcher }
+type fetcher struct {
+	*source.Fetcher
+	dir string // for sockets
+}
 
 func (f fetcher) HTTP(ctx context.Context, op *graph.HTTP, secret func(string) ([]byte, error), report func(build.Status)) (*source.Archive, error) {
 	authorization := ""
@@ -35,8 +39,17 @@ func (f fetcher) HTTP(ctx context.Context, op *graph.HTTP, secret func(string) (
 	})
 }
 
-func (f fetcher) Git(ctx context.Context, op *graph.Git, secret func(string) ([]byte, error), report func(build.Status)) (*source.Archive, error) {
+func (f fetcher) Git(ctx context.Context, op *graph.Git, client build.Client, report func(build.Status)) (*source.Archive, error) {
 	auth := source.GitAuth{KnownHosts: op.KnownHosts}
+	if op.SSH != "" {
+		socket, done, err := solve.AgentSocket(ctx, client, f.dir, op.SSH)
+		if err == nil {
+			defer done()
+			auth.AgentSock = socket
+		} else if !errs.NotFound.Is(err) {
+			return nil, err
+		}
+	}
 	for id, make := range map[string]func(string) string{
 		op.HeaderSecret: func(s string) string { return s },
 		op.TokenSecret: func(s string) string {
@@ -46,14 +59,18 @@ func (f fetcher) Git(ctx context.Context, op *graph.Git, secret func(string) ([]
 		if id == "" {
 			continue
 		}
-		value, err := secret(id)
+		value, err := client.Secret(ctx, id)
 		if err == nil && len(value) > 0 {
 			auth.Header = make(strings.TrimSpace(string(value)))
 		} else if err != nil && !errs.NotFound.Is(err) {
 			return nil, err
 		}
 	}
-	return f.Fetcher.Git(ctx, op, auth, func(line string) { report(build.Status{ID: line, Action: "fetched", Done: true}) })
+	a, err := f.Fetcher.Git(ctx, op, auth, func(line string) { report(build.Status{ID: line, Action: "fetched", Done: true}) })
+	if err != nil && op.SSH != "" && auth.AgentSock == "" && ctx.Err() == nil {
+		err = fmt.Errorf("%w (no SSH agent was offered: --ssh %s does)", err, op.SSH)
+	}
+	return a, err
 }
 
 // remote reads the Dockerfile of a context with an address. Where the address is of a Dockerfile itself, the request is changed to one
@@ -71,7 +88,7 @@ func (s *Service) remote(ctx context.Context, r *build.Request, name string) ([]
 	var t *source.Archive
 	switch op := op.(type) {
 	case *graph.Git:
-		t, err = s.fetch.Git(ctx, op, secret, report)
+		t, err = s.fetch.Git(ctx, op, r.Client, report)
 	case *graph.HTTP:
 		if t, err = s.fetch.HTTP(ctx, op, secret, report); err != nil {
 			return nil, err

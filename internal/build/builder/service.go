@@ -101,7 +101,7 @@ func Open(o Options) (*Service, error) {
 	s.ctx, s.quit = context.WithCancel(context.Background())
 	so := solve.Options{Cache: o.Cache, Layers: o.Layers, Runner: o.Runner, Images: images{o.Images}, Dir: o.Dir, Log: o.Log}
 	if o.Fetch != nil {
-		s.fetch = &fetcher{o.Fetch}
+		s.fetch = &fetcher{o.Fetch, o.Fetch.Dir}
 		so.Fetch = s.fetch
 	}
 	var err error
@@ -168,12 +168,16 @@ func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, er
 		roots[i] = o.Root
 	}
 	job := &solve.Job{Graph: result.Graph, Roots: roots, Client: r.Client, Sink: r.Sink, Access: r.Access, Epoch: result.Epoch, ShmSize: r.ShmSize, Allow: allowed(r), Strict: r.Classic, Import: s.importCaches(ctx, r)}
+	built := &build.Built{}
+	if r.Debug {
+		job.Failed = func(v *graph.Vertex, before digest.Digest) { built.Debug = s.debugImage(ctx, v, before) }
+	}
 	solved, err := s.solver.Solve(ctx, job)
 	if err != nil {
-		return nil, err
+		return built, err
 	}
 	defer solved.Release()
-	built, err := s.export(ctx, r, result, solved)
+	built, err = s.export(ctx, r, result, solved)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +186,30 @@ func (s *Service) Build(ctx context.Context, r *build.Request) (*build.Built, er
 	}
 	s.tidy()
 	return built, nil
+}
+
+// debugImage makes an image of the state before a step that failed, in which a container stands where the step would have begun; "" where
+// there is nothing to run a shell of.
+func (s *Service) debugImage(ctx context.Context, v *graph.Vertex, before digest.Digest) digest.Digest {
+	if before == "" {
+		return ""
+	}
+	now := time.Now().UTC() // which makes it one that nobody else has
+	config := dockerspec.DockerOCIImage{Image: ocispec.Image{Created: &now, Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}}}
+	c := &config.Config
+	c.Entrypoint, c.Labels = []string{"/bin/sh"}, map[string]string{"gantry.build.debug": v.Meta.Command}
+	if op, ok := v.Op.(*graph.Exec); ok {
+		c.Env, c.User, c.WorkingDir = op.Env, op.User, op.Cwd
+		if len(op.Args) == 3 && strings.HasPrefix(op.Args[1], "-") { // RUN in its shell form says which shell there is
+			c.Entrypoint = op.Args[:1]
+		}
+	}
+	id, _, err := s.Images.Make(ctx, config, before, nil, nil)
+	if err != nil {
+		s.Log.Warn("keeping the state before a failed step failed", "err", err)
+		return ""
+	}
+	return id
 }
 
 // allowed is what the request lets the Dockerfile ask for.
@@ -367,7 +395,7 @@ func (x images) Image(ctx context.Context, op *graph.Image, p graph.Platform, ac
 		}
 		hold(img.Chain)
 		// Held first and looked at afterwards: what is there now stays.
-		if again, err := x.Get(ctx, op.Ref); err == nil && again.Chain == img.Chain {
+		if again, err := x.Get(ctx, strings.TrimPrefix(op.Ref, layoutRef)); err == nil && again.Chain == img.Chain {
 			return img.Chain, img.ID, nil
 		} else if err != nil && !errs.NotFound.Is(err) {
 			return "", "", err

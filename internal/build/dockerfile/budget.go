@@ -54,7 +54,9 @@ func checkSize(data []byte) error {
 		trimmed := bytes.TrimRight(line, " \t\r\n")
 		// Either escape character, since the directive that chooses isn't read yet; comments and empty lines do not end
 		// an instruction that goes on.
-		if n := len(trimmed); n == 0 || trimmed[n-1] == '\\' || trimmed[n-1] == '`' || bytes.TrimLeft(trimmed, " \t")[0] == '#' {
+		if n := len(trimmed); run == 0 && (n == 0 || bytes.TrimLeft(trimmed, " \t")[0] == '#') {
+			continue // between instructions
+		} else if n == 0 || trimmed[n-1] == '\\' || trimmed[n-1] == '`' || bytes.TrimLeft(trimmed, " \t")[0] == '#' {
 			run, count = run+len(line), count+1
 			if int64(run)*int64(count) > maxContinued {
 				return errors.New("the Dockerfile has an instruction that goes on for too many lines")

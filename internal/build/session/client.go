@@ -249,6 +249,9 @@ func (f *folder) list(ask *wire.Ask) error {
 	f.entries = make([]source.Entry, len(list))
 	for i := range list {
 		f.entries[i] = entry(&list[i])
+		if f.entries[i].IsDevice() {
+			return errs.Invalid.Errorf("read the list of folder %s: %q is a device: keep it out by .dockerignore", f.name, list[i].Path)
+		}
 	}
 	return nil
 }

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
-	"sync"
 
 	"gantry/internal/build/executor"
 	"gantry/internal/build/graph"
 	"gantry/internal/errs"
-	"gantry/internal/ids"
 	"gantry/internal/layer"
 )
 
@@ -236,7 +232,11 @@ func (s *Solver) folder(ctx context.Context, r *Ref) (*Ref, error) {
 
 // agent offers a socket that leads to the client's agent.
 func (x *running) agent(m *graph.Mount) (string, error) {
-	first, err := x.j.Client.Agent(x.ctx, m.ID)
+	mode := os.FileMode(m.Mode & 0o777)
+	if mode == 0 {
+		mode = 0o600
+	}
+	socket, done, err := agentSocket(x.ctx, x.j.Client, x.j.s.tmpDir(), m.ID, m.UID, m.GID, mode)
 	if errs.NotFound.Is(err) {
 		if m.Optional {
 			return "", nil
@@ -246,70 +246,8 @@ func (x *running) agent(m *graph.Mount) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(x.j.s.tmpDir(), ids.New()[:12])
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		first.Close()
-		return "", err
-	}
-	socket := filepath.Join(dir, "s")
-	l, err := net.Listen("unix", socket)
-	if err == nil {
-		if err = os.Chown(socket, int(m.UID), int(m.GID)); err == nil {
-			mode := os.FileMode(m.Mode & 0o777)
-			if mode == 0 {
-				mode = 0o600
-			}
-			err = os.Chmod(socket, mode)
-		}
-	}
-	if err != nil {
-		first.Close()
-		os.RemoveAll(dir)
-		return "", err
-	}
-	ctx, cancel := context.WithCancel(x.ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			to := first
-			if first = nil; to == nil {
-				if to, err = x.j.Client.Agent(ctx, m.ID); err != nil {
-					c.Close()
-					continue
-				}
-			}
-			wg.Go(func() { join(ctx, c, to) })
-		}
-	})
-	x.undo = append(x.undo, func() {
-		cancel()
-		l.Close()
-		wg.Wait()
-		if first != nil {
-			first.Close()
-		}
-		os.RemoveAll(dir)
-	})
+	x.undo = append(x.undo, done)
 	return socket, nil
-}
-
-// join moves bytes between two connections until one ends.
-func join(ctx context.Context, a, b net.Conn) {
-	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer stop()
-	var wg sync.WaitGroup
-	for _, p := range [][2]net.Conn{{a, b}, {b, a}} {
-		wg.Go(func() {
-			io.Copy(p[0], p[1])
-			a.Close()
-			b.Close()
-		})
-	}
-	wg.Wait()
 }
 
 func readAll(r io.Reader, limit int64) ([]byte, error) {

@@ -47,7 +47,8 @@ type Images interface {
 // Fetcher brings what lies behind an address.
 type Fetcher interface {
 	HTTP(ctx context.Context, op *graph.HTTP, secret func(id string) ([]byte, error), report func(Status)) (*source.Archive, error)
-	Git(ctx context.Context, op *graph.Git, secret func(id string) ([]byte, error), report func(Status)) (*source.Archive, error)
+	// Git is given the client, for its SSH agent.
+	Git(ctx context.Context, op *graph.Git, client Client, report func(Status)) (*source.Archive, error)
 }
 
 // Options are what a solver stands on.
@@ -117,6 +118,8 @@ type Job struct {
 	Allow []string
 	// Import is what there is of caches elsewhere; may be nil.
 	Import Importer
+	// Failed, if it is not nil, is told the step that failed and the topmost layer of what it was to change, as it was.
+	Failed func(v *graph.Vertex, before digest.Digest)
 	// Strict has a wildcard that matches nothing fail, as with Docker's classic builder.
 	Strict bool
 }
@@ -211,6 +214,7 @@ func (s *Solver) Solve(ctx context.Context, x *Job) (*Solved, error) {
 			if cause := context.Cause(j.ctx); cause != nil && ctx.Err() == nil {
 				err = cause
 			}
+			j.before(ctx, err)
 			j.end()
 			return nil, err
 		}
@@ -330,8 +334,8 @@ func (j *job) solve(v *graph.Vertex) (*result, error) {
 			return j.s.Fetch.HTTP(j.ctx, op, secret, j.reporter(v))
 		})
 	case *graph.Git:
-		return j.fetched(v, func(secret func(string) ([]byte, error)) (*source.Archive, error) {
-			return j.s.Fetch.Git(j.ctx, op, secret, j.reporter(v))
+		return j.fetched(v, func(func(string) ([]byte, error)) (*source.Archive, error) {
+			return j.s.Fetch.Git(j.ctx, op, j.Client, j.reporter(v))
 		})
 	case *graph.Exec, *graph.File, *graph.Merge, *graph.Diff:
 		return j.step(v)

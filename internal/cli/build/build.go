@@ -72,7 +72,7 @@ func (o *options) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.why, "why", false, "Say of each step why the cache did not have it")
 	fs.BoolVar(&o.load, "load", false, "Put the result into the engine's images, as is done by default")
 	fs.BoolVar(&o.push, "push", false, "Push the image when it is built")
-	fs.BoolVar(&o.debug, "debug", false, "Not supported yet")
+	fs.BoolVar(&o.debug, "debug", false, "When a step fails, open a shell in the state before it")
 	fs.Var(&o.ulimits, "ulimit", "Resource limit of RUN: name=soft[:hard]")
 	fs.Var(&o.shm, "shm-size", "Size of /dev/shm of RUN")
 	fs.VarP(&o.memory, "memory", "m", "Memory limit of RUN")
@@ -151,9 +151,8 @@ func (p *plan) describe(ctx context.Context, env *command.Env, where string) (er
 		return fmt.Errorf("--call %s is not supported: build and check are", o.call)
 	case len(o.annotations.Values) > 0:
 		return errors.New("--annotation is not supported yet: labels (--label) are")
-	case o.debug:
-		return errors.New("--debug is not supported yet: build up to the stage before (--target), and gantry run -it that")
 	}
+	r.Debug = o.debug && env.IO.InIsTerminal() && env.IO.OutIsTerminal()
 	r.Check = o.check || o.call == "check"
 	r.Target, r.NoCache, r.Pull, r.CgroupParent = o.target, o.noCache, o.pull, o.cgroupParent
 	r.NoCacheFilter = split(o.noCacheFilter.Values)
@@ -310,7 +309,13 @@ func (p *plan) run(ctx context.Context, env *command.Env) error {
 // finish reports how it ended.
 func (p *plan) finish(ctx context.Context, env *command.Env, c *client.Client, took time.Duration) error {
 	if p.last.Error != "" {
-		return &command.StatusError{Text: "ERROR: failed to build: " + p.last.Error, Code: 1}
+		text := "ERROR: failed to build: " + p.last.Error
+		if !p.o.debug {
+			return &command.StatusError{Text: text, Code: 1}
+		}
+		fmt.Fprintln(env.IO.Err, text)
+		p.shell(ctx, env, c)
+		return &command.StatusError{Code: 1}
 	}
 	built := p.last.Built
 	if p.request.Check {

@@ -143,7 +143,6 @@ func TestBadFlags(t *testing.T) {
 		{"--squash is not supported", []string{"--squash", dir}},
 		{"unknown cache exporter", []string{"--cache-to", "type=gha", dir}},
 		{"--annotation is not supported", []string{"--annotation", "a=b", dir}},
-		{"--debug is not supported", []string{"--debug", dir}},
 		{"should be seconds", []string{"--build-arg", "SOURCE_DATE_EPOCH=tomorrow", dir}},
 		{"it has no name", []string{"--build-arg", "=x", dir}},
 	} {

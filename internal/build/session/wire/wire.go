@@ -71,6 +71,7 @@ type Request struct {
 	Resources    graph.Resources
 	// Check asks for the front end's checks alone: nothing is solved, and Built is empty.
 	Check       bool
+	Debug       bool // an image of the state before the step that fails is wanted: Built.Debug
 	Insecure    bool // RUN --security=insecure and --network=host are allowed
 	HostNetwork bool // RUN --network=host is
 	Epoch       *time.Time
@@ -122,6 +123,7 @@ type Built struct {
 	Manifest digest.Digest
 	Names    []string // in full
 	Config   []byte
+	Debug    digest.Digest // of a build that failed: an image of the state before the step, to be removed by whoever asked for it
 }
 
 // Status tells how far a part of a vertex is.
