@@ -308,7 +308,10 @@ func (e *explainer) fromNetwork(n *network, host []netip.Addr) {
 		if !n.flag(optICC, true) {
 			j, why = nft.Judgement{Sure: true}, "directly: enable_icc=false keeps containers apart"
 		}
-		if n.filtered() {
+		n.making.Lock()
+		filtered := n.filtered()
+		n.making.Unlock()
+		if filtered {
 			j = e.judge(&nft.Packet{In: n.BridgeName, Out: n.BridgeName, Src: from.of(p.Target.Addr()), Dst: p.Target, Proto: e.number}, unix.NF_INET_FORWARD)
 		}
 		e.put(from, p.Target, j, why)
