@@ -44,6 +44,7 @@ var subjects = []subject{containers, files, networks, ports, registries, registr
 type pair struct {
 	ours, theirs *engine.Engine
 	dir          string // for what prepare makes; removed at the end
+	disk         bool   // all of it is on a file system made for it
 }
 
 func (p *pair) both() []*engine.Engine { return []*engine.Engine{p.ours, p.theirs} }
@@ -62,6 +63,19 @@ func (p *pair) do(e *engine.Engine, args ...string) error {
 		return fmt.Errorf("%s: %v", e.Name, r)
 	}
 	return nil
+}
+
+// settle writes to the disk what is not there yet: what one engine left to the kernel, the other would pay for that syncs.
+func (p *pair) settle() error {
+	if !p.disk {
+		return nil
+	}
+	f, err := os.Open(p.dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // load makes test images and loads them into both engines.
@@ -163,7 +177,7 @@ func (s subject) measure(n int) (string, error) {
 	}
 	defer os.RemoveAll(exec)
 	p := &pair{ours: engine.Gantry(filepath.Join(root, "gantry"), "--exec-root", filepath.Join(exec, "gantry")),
-		theirs: engine.DockerWithNetworks(filepath.Join(root, "docker"), "--exec-root", filepath.Join(exec, "docker")), dir: filepath.Join(root, "made")}
+		theirs: engine.DockerWithNetworks(filepath.Join(root, "docker"), "--exec-root", filepath.Join(exec, "docker")), dir: filepath.Join(root, "made"), disk: s.disk}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return "", err
 	}

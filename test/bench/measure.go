@@ -50,6 +50,9 @@ func (r row) measure(p *pair, e *engine.Engine, idle float64) (sample, error) {
 			return nil
 		}
 	}
+	if err := p.settle(); err != nil {
+		return sample{}, err
+	}
 	time.Sleep(gap)
 	cpu, began := busyCPU(), time.Now()
 	err := do(p, e)
