@@ -100,9 +100,11 @@ type Request struct {
 	Method string
 	Path   string // without version prefix: /containers/json
 	Query  url.Values
-	Body   any       // marshalled to JSON; nil for none
-	Stream io.Reader // a body of unknown length, sent chunked; not together with Body
-	Type   string    // content type of Stream
+	Body   any // marshalled to JSON; nil for none
+	// Stream is a body of unknown length, sent chunked, or a regular file; not together with Body. If it is an
+	// io.WriterTo that is used instead of Read, and parts of files that it copies (io.LimitedReader) are sent by the kernel.
+	Stream io.Reader
+	Type   string // content type of Stream
 	Header map[string]string
 	// Unversioned leaves the version prefix out, as the first /_ping must.
 	Unversioned bool
@@ -250,6 +252,9 @@ func (p *Pending) Receive() (*Response, error) {
 		p.cn.Close()
 		if p.ctx.Err() != nil {
 			return nil, p.ctx.Err()
+		}
+		if source := p.cn.source.Load(); source != nil {
+			return nil, *source
 		}
 		return nil, &streamError{fmt.Errorf("error during connect: %s %s: %w", p.req.Method, p.c.target(p.req), err)}
 	}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 const (
@@ -20,10 +22,11 @@ const (
 // conn is one connection, HTTP/1.1 until it is hijacked.
 type conn struct {
 	net.Conn
-	r *bufio.Reader
+	r      *bufio.Reader
+	source atomic.Pointer[error] // why the stream of a request broke off
 }
 
-func newConn(nc net.Conn) *conn { return &conn{nc, bufio.NewReaderSize(nc, 4096)} }
+func newConn(nc net.Conn) *conn { return &conn{Conn: nc, r: bufio.NewReaderSize(nc, 4096)} }
 
 func (cn *conn) writeRequest(c *Client, r *Request, body []byte, upgrade bool) error {
 	b := make([]byte, 0, 512+len(body))
@@ -44,11 +47,22 @@ func (cn *conn) writeRequest(c *Client, r *Request, body []byte, upgrade bool) e
 	}
 	switch {
 	case r.Stream != nil:
-		b = append(b, "Content-Type: "+r.Type+"\r\nTransfer-Encoding: chunked\r\n\r\n"...)
+		b = append(b, "Content-Type: "+r.Type+"\r\n"...)
+		// The engine may answer while it reads (progress, or a refusal), so the body goes beside.
+		if f, n := wholeFile(r.Stream); f != nil {
+			b = append(b, "Content-Length: "...)
+			b = strconv.AppendInt(b, n, 10)
+			b = append(b, "\r\n\r\n"...)
+			if _, err := cn.Write(b); err != nil {
+				return err
+			}
+			go cn.writeFile(f, n)
+			return nil
+		}
+		b = append(b, "Transfer-Encoding: chunked\r\n\r\n"...)
 		if _, err := cn.Write(b); err != nil {
 			return err
 		}
-		// The engine may answer while it reads (progress, or a refusal), so the body goes beside.
 		go cn.writeChunks(r.Stream)
 		return nil
 	case body != nil:
@@ -65,31 +79,6 @@ func (cn *conn) writeRequest(c *Client, r *Request, body []byte, upgrade bool) e
 	}
 	_, err := cn.Write(b)
 	return err
-}
-
-func (cn *conn) writeChunks(r io.Reader) {
-	const head = 10 // "%x\r\n" of a chunk's size, right-aligned in front of it
-	buf := make([]byte, head+64<<10+2)
-	for {
-		n, err := r.Read(buf[head : len(buf)-2])
-		if n > 0 {
-			h := fmt.Sprintf("%x\r\n", n)
-			copy(buf[head-len(h):], h)
-			copy(buf[head+n:], "\r\n")
-			if _, err := cn.Write(buf[head-len(h) : head+n+2]); err != nil {
-				return // the reader of the response sees why
-			}
-		}
-		if err == io.EOF {
-			io.WriteString(cn, "0\r\n\r\n")
-			return
-		}
-		if err != nil {
-			// A body that ends without its last chunk tells the engine that it is broken.
-			cn.Close()
-			return
-		}
-	}
 }
 
 // Response is an engine's answer.
@@ -149,7 +138,7 @@ func (cn *conn) readResponse(method string) (*Response, error) {
 			if err != nil || n < 0 {
 				return nil, fmt.Errorf("bad Content-Length %q", resp.Header("Content-Length"))
 			}
-			b.r = &exact{cn.r, n}
+			b.r = &exact{cn, n}
 		default:
 			b.r, resp.keepAlive = cn.r, false
 		}
@@ -217,6 +206,86 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo hands on what is left of the body; to a file, from a unix socket, the kernel moves it (splice(2)).
+func (b *body) WriteTo(w io.Writer) (n int64, err error) {
+	var buf []byte
+	if f, ok := w.(*os.File); ok && !splices(f) {
+		w = struct{ io.Writer }{w}
+	}
+	for {
+		var m int64
+		switch r := b.r.(type) {
+		case *exact:
+			m, err = r.cn.moveTo(w, r.n, &buf)
+			if r.n -= m; r.n <= 0 && err == nil {
+				err = io.EOF
+			}
+		case *chunked:
+			if err = r.err; err == nil && r.left == 0 {
+				err = r.next()
+			}
+			if err == nil {
+				m, err = r.cn.moveTo(w, int64(r.left), &buf)
+				r.left -= uint64(m)
+			}
+			r.err = err
+		default:
+			if buf == nil {
+				buf = make([]byte, moveBuffer)
+			}
+			var k int
+			k, err = r.Read(buf)
+			if k > 0 {
+				k, werr := w.Write(buf[:k])
+				if m = int64(k); werr != nil {
+					err = werr
+				}
+			}
+		}
+		n += m
+		if err == io.EOF {
+			b.end(true)
+			return n, nil
+		}
+		if err != nil {
+			b.end(false)
+			if b.ctx != nil && b.ctx.Err() != nil {
+				err = b.ctx.Err()
+			}
+			return n, err
+		}
+	}
+}
+
+const moveBuffer = 256 << 10
+
+// moveTo copies up to n bytes from the connection: something, or an error.
+func (cn *conn) moveTo(w io.Writer, n int64, buf *[]byte) (int64, error) {
+	if n <= 0 {
+		return 0, nil
+	}
+	if have := int64(cn.r.Buffered()); have > 0 {
+		p, _ := cn.r.Peek(int(min(have, n)))
+		m, err := w.Write(p)
+		cn.r.Discard(m)
+		return int64(m), err
+	}
+	var m int64
+	var err error
+	if f, ok := w.(*os.File); ok {
+		m, err = f.ReadFrom(&io.LimitedReader{R: cn.Conn, N: n})
+	} else {
+		if *buf == nil {
+			*buf = make([]byte, moveBuffer)
+		}
+		m, err = io.CopyBuffer(struct{ io.Writer }{w}, &io.LimitedReader{R: cn.Conn, N: n}, *buf)
+	}
+	if err == nil && m < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return m, err
+}
+
 func (b *body) Close() error {
 	if b.done {
 		return nil
@@ -247,8 +316,8 @@ func (eof) Read([]byte) (int, error) { return 0, io.EOF }
 
 // exact reads a body of known length.
 type exact struct {
-	r io.Reader
-	n int64
+	cn *conn
+	n  int64
 }
 
 func (e *exact) Read(p []byte) (int, error) {
@@ -258,7 +327,7 @@ func (e *exact) Read(p []byte) (int, error) {
 	if int64(len(p)) > e.n {
 		p = p[:e.n]
 	}
-	n, err := e.r.Read(p)
+	n, err := e.cn.r.Read(p)
 	e.n -= int64(n)
 	if err == io.EOF && e.n > 0 {
 		err = io.ErrUnexpectedEOF

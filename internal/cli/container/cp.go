@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -106,25 +107,26 @@ func copyTo(ctx context.Context, env *command.Env, c *client.Client, src, name, 
 	if err != nil {
 		return err
 	}
-	pr, pw := io.Pipe()
-	n := &counted{w: pw}
-	go func() { pw.CloseWithError(packLocal(ctx, n, from, rename)) }()
-	err = c.ContainerCopyIn(ctx, name, dir, pr, own)
-	pr.Close()
-	if err == nil {
-		say(n.n, name+":"+dst)
+	p := &packed{ctx: ctx, from: from, rename: rename}
+	if err := c.ContainerCopyIn(ctx, name, dir, p, own); err != nil {
+		return err
 	}
-	return err
+	say(p.n.Load(), name+":"+dst)
+	return nil
 }
 
-type counted struct {
-	w io.Writer
-	n int64
+// packed is the archive of what is copied. It is only written, never read.
+type packed struct {
+	io.Reader
+	ctx    context.Context
+	from   copyEnd
+	rename string
+	n      atomic.Int64
 }
 
-func (c *counted) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
+func (p *packed) WriteTo(w io.Writer) (int64, error) {
+	n, err := packLocal(p.ctx, w, p.from, p.rename)
+	p.n.Store(n)
 	return n, err
 }
 

@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// packLocal writes what from names as a tar stream. rename is the name of its top; empty: its own.
-func packLocal(ctx context.Context, w io.Writer, from copyEnd, rename string) error {
+// packLocal writes what from names as a tar stream, and returns its length. rename is the name of its top; empty: its own.
+// Contents of files go to w by its ReadFrom, if it has one.
+func packLocal(ctx context.Context, to io.Writer, from copyEnd, rename string) (int64, error) {
 	_, base := splitEntry(from.path)
 	top := base
 	if from.rebase != "" {
@@ -25,6 +26,7 @@ func packLocal(ctx context.Context, w io.Writer, from copyEnd, rename string) er
 	if rename != "" {
 		top = rename
 	}
+	w := &counted{w: to}
 	tw := tar.NewWriter(w)
 	type inode struct{ dev, ino uint64 }
 	links := map[inode]string{}
@@ -97,16 +99,48 @@ func packLocal(ctx context.Context, w io.Writer, from copyEnd, rename string) er
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
-		n, err := io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{io.LimitReader(f, h.Size)}, buf)
+		// Past the tar writer, which would copy it; and so the next entry is another writer's.
+		n, err := w.copy(f, h.Size, buf)
 		if err == nil && n < h.Size {
 			err = fmt.Errorf("read %s: it became shorter while it was copied", p)
 		}
+		if err != nil {
+			return err
+		}
+		tw = tar.NewWriter(w)
+		_, err = w.Write(padding[:-h.Size&511])
 		return err
 	})
 	if err != nil {
-		return err
+		return w.n, err
 	}
-	return tw.Close()
+	err = tw.Close()
+	return w.n, err
+}
+
+var padding [511]byte
+
+// counted counts what goes to w.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func (c *counted) copy(f *os.File, size int64, buf []byte) (n int64, err error) {
+	l := &io.LimitedReader{R: f, N: size}
+	if to, ok := c.w.(io.ReaderFrom); ok {
+		n, err = to.ReadFrom(l)
+	} else {
+		n, err = io.CopyBuffer(struct{ io.Writer }{c.w}, struct{ io.Reader }{l}, buf)
+	}
+	c.n += n
+	return n, err
 }
 
 // bare hides a file's owner from archive/tar, which would look up its name.
