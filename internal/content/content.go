@@ -156,47 +156,61 @@ type Expect struct {
 type Blob struct {
 	Digest digest.Digest
 	Size   int64
+	New    bool // it was not there before: its bytes are those that were just hashed
 }
 
 // Ingest takes a blob in and gives it to the lease. What does not match the expectation is errs.Invalid and leaves nothing.
 // An error of r is returned wrapped.
-func (s *Store) Ingest(ctx context.Context, l *Lease, r io.Reader, e Expect) (_ Blob, err error) {
+func (s *Store) Ingest(ctx context.Context, l *Lease, r io.Reader, e Expect) (Blob, error) {
+	b, finish, err := s.Receive(ctx, l, r, e)
+	if err != nil {
+		return Blob{}, err
+	}
+	return b, finish()
+}
+
+// Receive is Ingest but for the end: only finish, which waits for the disk and must be called, gives the blob its name. So the next one can
+// be received meanwhile.
+func (s *Store) Receive(ctx context.Context, l *Lease, r io.Reader, e Expect) (_ Blob, finish func() error, err error) {
 	algorithm := digest.SHA256
 	if e.Digest != "" {
 		if err := Check(e.Digest); err != nil {
-			return Blob{}, err
+			return Blob{}, nil, err
 		}
 		algorithm = e.Digest.Algorithm()
 		l.Hold(e.Digest) // before looking: what is there now must not be collected
 	}
-	hash := algorithm.Hash()
-	var f *os.File
-	var w io.Writer = hash
+	in := &intake{hash: algorithm.Hash()}
 	if e.Digest == "" || !s.has(e.Digest) {
-		if f, err = os.CreateTemp(s.ingestDir(), ""); err != nil {
-			return Blob{}, fmt.Errorf("ingest blob: %w", err)
+		if in.f, err = os.CreateTemp(s.ingestDir(), ""); err != nil {
+			return Blob{}, nil, fmt.Errorf("ingest blob: %w", err)
 		}
 		defer func() {
-			f.Close()
 			if err != nil {
-				os.Remove(f.Name())
+				in.f.Close()
+				os.Remove(in.f.Name())
 			}
 		}()
-		w = io.MultiWriter(f, hash)
 	}
-	n, err := copyBounded(ctx, w, r, e)
+	n, err := in.copy(ctx, r, e)
 	if err != nil {
-		return Blob{}, fmt.Errorf("ingest blob: %w", err)
+		return Blob{}, nil, fmt.Errorf("ingest blob: %w", err)
 	}
-	got := digest.NewDigest(algorithm, hash)
+	got := digest.NewDigest(algorithm, in.hash)
 	if e.Digest != "" && got != e.Digest {
-		return Blob{}, errs.Invalid.Errorf("ingest blob: content has digest %s, not %s as promised", got, e.Digest)
+		return Blob{}, nil, errs.Invalid.Errorf("ingest blob: content has digest %s, not %s as promised", got, e.Digest)
 	}
-	if f == nil {
-		return Blob{got, n}, nil
+	if in.f == nil {
+		return Blob{Digest: got, Size: n}, func() error { return nil }, nil
 	}
 	l.Hold(got)
-	return Blob{got, n}, s.commit(f, got)
+	return Blob{got, n, !s.has(got)}, func() error {
+		err := s.commit(in.f, got)
+		if in.f.Close(); err != nil {
+			os.Remove(in.f.Name())
+		}
+		return err
+	}, nil
 }
 
 // IngestBytes is Ingest of a blob made here.
@@ -236,12 +250,7 @@ func (s *Store) commit(f *os.File, d digest.Digest) error {
 
 // copyBounded copies r to w, and stops when ctx ends or r gives more than expected.
 func copyBounded(ctx context.Context, w io.Writer, r io.Reader, e Expect) (n int64, err error) {
-	limit := e.Max
-	if e.Sized && (limit == 0 || e.Size < limit) {
-		limit = e.Size
-	} else if !e.Sized && limit == 0 {
-		limit = 1<<63 - 1
-	}
+	limit := e.bound()
 	buf := make([]byte, 256<<10)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -255,14 +264,28 @@ func copyBounded(ctx context.Context, w io.Writer, r io.Reader, e Expect) (n int
 			return n, err
 		}
 		if rerr == io.EOF {
-			break
+			return n, e.check(n)
 		}
 		if rerr != nil {
 			return n, rerr
 		}
 	}
-	if e.Sized && n != e.Size {
-		return n, errs.Invalid.Errorf("blob has %d bytes, not %d as promised", n, e.Size)
+}
+
+// bound is the most that may come.
+func (e Expect) bound() int64 {
+	switch {
+	case e.Sized && (e.Max == 0 || e.Size < e.Max):
+		return e.Size
+	case !e.Sized && e.Max == 0:
+		return 1<<63 - 1
 	}
-	return n, nil
+	return e.Max
+}
+
+func (e Expect) check(n int64) error {
+	if e.Sized && n != e.Size {
+		return errs.Invalid.Errorf("blob has %d bytes, not %d as promised", n, e.Size)
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -34,13 +35,22 @@ type archive struct {
 	meta  map[string][]byte        // index.json, manifest.json, oci-layout
 	files map[string]digest.Digest // all others
 	links map[string]string        // path → target path; `docker save` before 25 wrote equal layers so
+	fresh map[digest.Digest]bool   // blobs that came with the archive and were not here before
+
+	named naming
 }
 
 // readArchive takes in the files of r: a tar stream, plain or compressed.
-func (s *Service) readArchive(ctx context.Context, l *content.Lease, r io.Reader) (*archive, error) {
+func (s *Service) readArchive(ctx context.Context, l *content.Lease, r io.Reader) (_ *archive, err error) {
 	a := &archive{
-		s: s, lease: l, meta: map[string][]byte{}, files: map[string]digest.Digest{}, links: map[string]string{},
+		s: s, lease: l, meta: map[string][]byte{}, files: map[string]digest.Digest{}, links: map[string]string{}, fresh: map[digest.Digest]bool{},
 	}
+	// What was read is whole on the disk before anybody looks for it; and before an error is told, as then it is collected.
+	defer func() {
+		if nerr := a.named.wait(); err == nil {
+			err = nerr
+		}
+	}()
 	plain, _, err := layer.Decompress(r)
 	if err != nil {
 		return nil, err
@@ -71,6 +81,36 @@ func (s *Service) readArchive(ctx context.Context, l *content.Lease, r io.Reader
 		return nil, archiveError(err)
 	}
 	return a, nil
+}
+
+// naming is blobs on their way to the disk and to their names, beside what is still being read.
+type naming struct {
+	wg    sync.WaitGroup
+	slots chan struct{} // bounds the files that are open
+	mu    sync.Mutex
+	err   error // the first
+}
+
+func (n *naming) begin(finish func() error) {
+	if n.slots == nil {
+		n.slots = make(chan struct{}, 16)
+	}
+	n.slots <- struct{}{}
+	n.wg.Go(func() {
+		defer func() { <-n.slots }()
+		if err := finish(); err != nil {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if n.err == nil {
+				n.err = err
+			}
+		}
+	})
+}
+
+func (n *naming) wait() error {
+	n.wg.Wait()
+	return n.err
 }
 
 // archiveError makes findings of the tar reader the archive's fault; other errors keep their kind.
@@ -128,11 +168,20 @@ func (a *archive) add(ctx context.Context, h *tar.Header, r io.Reader) error {
 			}
 		}
 	}
-	b, err := a.s.content.Ingest(ctx, a.lease, r, e)
+	b, finish, err := a.s.content.Receive(ctx, a.lease, r, e)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	a.named.begin(func() error {
+		if err := finish(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
 	a.files[name] = b.Digest
+	if b.New {
+		a.fresh[b.Digest] = true
+	}
 	return nil
 }
 

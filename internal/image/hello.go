@@ -84,7 +84,7 @@ func (s *Service) addBuiltin(ctx context.Context, name string) error {
 	if f.target, err = s.makeManifest(ctx, blobs, digests[1], digests[:1]); err != nil {
 		return fmt.Errorf("make %s: %w", name, err)
 	}
-	if err := s.unpack(ctx, layers, &f); err != nil {
+	if err := s.unpack(ctx, layers, &f, nil); err != nil {
 		return fmt.Errorf("make %s: %w", name, err)
 	}
 	s.change.Lock()

@@ -42,7 +42,7 @@ func (s *Service) load(ctx context.Context, r io.Reader, progress func(string)) 
 		return nil, err
 	}
 	for i := range images {
-		if err := s.unpack(ctx, layers, &images[i]); err != nil {
+		if err := s.unpack(ctx, layers, &images[i], a.fresh); err != nil {
 			return nil, err
 		}
 	}
@@ -50,13 +50,13 @@ func (s *Service) load(ctx context.Context, r io.Reader, progress func(string)) 
 	return s.commit(images, progress)
 }
 
-// unpack makes the image's layers.
-func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found) error {
+// unpack makes the image's layers. fresh are blobs whose digests were computed just now.
+func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found, fresh map[digest.Digest]bool) error {
 	x, err := s.resolve(f.target)
 	if err != nil {
 		return err
 	}
-	if err := s.unpackAll(ctx, l, x); err != nil {
+	if err := s.unpackAll(ctx, l, x, fresh); err != nil {
 		return err
 	}
 	if err := s.measure(x); err != nil {
@@ -66,8 +66,9 @@ func (s *Service) unpack(ctx context.Context, l *layer.Lease, f *found) error {
 	return nil
 }
 
-// unpackAll makes the layers of an image whose blobs are here, side by side.
-func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) error {
+// unpackAll makes the layers of an image whose blobs are here, side by side. Those in fresh are not
+// hashed again, if they are plain and so have been already.
+func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved, fresh map[digest.Digest]bool) error {
 	if len(x.layers) != len(x.config.RootFS.DiffIDs) {
 		return errs.Invalid.Errorf("image %s has %d layers, but its config names %d", x.id, len(x.layers), len(x.config.RootFS.DiffIDs))
 	}
@@ -85,7 +86,8 @@ func (s *Service) unpackAll(ctx context.Context, l *layer.Lease, x *resolved) er
 		if size != desc.Size {
 			return errs.Invalid.Errorf("layer %d: blob %s has %d bytes, not %d", i, desc.Digest, size, desc.Size)
 		}
-		r := layer.Recipe{Diff: x.config.RootFS.DiffIDs[i], Below: below, Kept: true, Open: func() (io.ReadCloser, error) {
+		diff := x.config.RootFS.DiffIDs[i]
+		r := layer.Recipe{Diff: diff, Below: below, Kept: true, Hashed: diff == desc.Digest && fresh[diff], Open: func() (io.ReadCloser, error) {
 			return s.content.Open(desc.Digest)
 		}}
 		if i > 0 {

@@ -604,7 +604,7 @@ func (p *pull) commit(ctx context.Context, ref reference.Named, path []remote.Ma
 	}
 	if _, err := s.layers.Get(x.chain); x.chain != "" && errs.NotFound.Is(err) {
 		// Another platform's than what was fetched now, kept packed.
-		if err := s.unpackAll(ctx, p.layers, x); err != nil {
+		if err := s.unpackAll(ctx, p.layers, x, nil); err != nil {
 			return false, err
 		}
 	}

@@ -30,6 +30,8 @@ type ExtractOptions struct {
 // themselves here; there are no whiteouts. What is wrong with the archive is errs.Invalid.
 func Extract(ctx context.Context, r io.Reader, root fs.Root, dest string, o ExtractOptions) error {
 	x := &extractor{ctx: ctx, root: root, dest: dest, o: o, u: &unpacker{ctx: ctx, budget: budget{o.Limits.orDefault()}, buf: make([]byte, 256<<10)}}
+	x.u.filler = newFiller(x.u.disk())
+	defer x.u.filler.stop()
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -45,6 +47,9 @@ func Extract(ctx context.Context, r io.Reader, root fs.Root, dest string, o Extr
 		if err := x.entry(h, tr); err != nil {
 			return err
 		}
+	}
+	if err := x.u.filler.stop(); err != nil {
+		return err
 	}
 	for i := len(x.dirs) - 1; i >= 0; i-- { // what is put into a directory later changes its times
 		d := x.dirs[i]
@@ -151,15 +156,13 @@ func (x *extractor) make(parent int, name, full string, h *tar.Header, r io.Read
 		if err != nil {
 			return pathError("create", full, err)
 		}
-		err = x.u.content(fd, full, h.Size, r)
-		if err == nil {
-			err = x.attributes(fd, full, h)
-		}
-		unix.Close(fd)
+		dir, err := unix.FcntlInt(uintptr(parent), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			unix.Unlinkat(parent, name, 0) // half a file is worse than none
+			unix.Close(fd)
+			return pathError("create", full, err)
 		}
-		return err
+		file := &filled{fd: fd, dir: dir, name: name, full: full, size: h.Size}
+		return x.u.content(file, r, func() error { return x.attributes(fd, full, h) })
 	case tar.TypeDir:
 		if err := unix.Mkdirat(parent, name, 0o700); err != nil {
 			return pathError("make directory", full, err)

@@ -35,9 +35,19 @@ func setXattr(dirfd int, name, attr string, value []byte) error {
 }
 
 func getXattr(dirfd int, name, attr string) ([]byte, error) {
+	path := at(dirfd, name)
+	return xattrValue(attr, func(b []byte) (int, error) { return unix.Lgetxattr(path, attr, b) })
+}
+
+// fgetXattr is getXattr of an open file.
+func fgetXattr(fd int, attr string) ([]byte, error) {
+	return xattrValue(attr, func(b []byte) (int, error) { return unix.Fgetxattr(fd, attr, b) })
+}
+
+func xattrValue(attr string, get func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
 	for {
-		n, err := unix.Lgetxattr(at(dirfd, name), attr, buf)
+		n, err := get(buf)
 		if err == nil {
 			return buf[:n], nil
 		}
@@ -49,12 +59,21 @@ func getXattr(dirfd int, name, attr string) ([]byte, error) {
 }
 
 func listXattrs(dirfd int, name string) ([]string, error) {
-	var small [512]byte // most have none
-	buf := small[:]
-	n, err := unix.Llistxattr(at(dirfd, name), buf)
+	path := at(dirfd, name)
+	return xattrNames(func(b []byte) (int, error) { return unix.Llistxattr(path, b) })
+}
+
+// flistXattrs is listXattrs of an open file.
+func flistXattrs(fd int) ([]string, error) {
+	return xattrNames(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) })
+}
+
+func xattrNames(list func([]byte) (int, error)) ([]string, error) {
+	buf := make([]byte, 512) // most have none
+	n, err := list(buf)
 	if err == unix.ERANGE {
 		buf = make([]byte, 64<<10) // XATTR_LIST_MAX
-		n, err = unix.Llistxattr(at(dirfd, name), buf)
+		n, err = list(buf)
 	}
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil

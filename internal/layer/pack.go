@@ -2,11 +2,11 @@ package layer
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -35,10 +35,7 @@ type PackOptions struct {
 // owners are numbers. Sockets have no form in an archive and are left out. Hard links within the tree stay links.
 func Pack(ctx context.Context, w io.Writer, root int, o PackOptions) error {
 	p := newPacker(ctx, w, o)
-	if err := p.top(root); err != nil {
-		return fmt.Errorf("pack: %w", err)
-	}
-	if err := p.w.Close(); err != nil {
+	if err := p.pack(func() error { return p.top(root) }); err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
 	return nil
@@ -49,10 +46,7 @@ func Pack(ctx context.Context, w io.Writer, root int, o PackOptions) error {
 func PackFile(ctx context.Context, w io.Writer, dirfd int, name, root string, o PackOptions) error {
 	o.Root = root
 	p := newPacker(ctx, w, o)
-	if err := p.entry(dirfd, name, root, ""); err != nil {
-		return fmt.Errorf("pack: %w", err)
-	}
-	if err := p.w.Close(); err != nil {
+	if err := p.pack(func() error { return p.entry(dirfd, name, root, "") }); err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
 	return nil
@@ -60,16 +54,21 @@ func PackFile(ctx context.Context, w io.Writer, dirfd int, name, root string, o 
 
 type inode struct{ dev, ino uint64 }
 
+// packer walks the tree in one goroutine, reads files in others, ahead of the archive, and writes what they found in the order
+// of the walk (packahead.go).
 type packer struct {
 	ctx   context.Context
+	to    *bufio.Writer
 	w     *tar.Writer
 	o     PackOptions
 	links map[inode]string // first name of files with several
 	buf   []byte
+	scout
 }
 
 func newPacker(ctx context.Context, w io.Writer, o PackOptions) *packer {
-	return &packer{ctx: ctx, w: tar.NewWriter(w), o: o, links: map[inode]string{}, buf: make([]byte, 512<<10)}
+	to := bufio.NewWriterSize(w, 256<<10)
+	return &packer{ctx: ctx, to: to, w: tar.NewWriter(to), o: o, links: map[inode]string{}, buf: make([]byte, 512<<10)}
 }
 
 // top packs the directory root itself.
@@ -83,7 +82,11 @@ func (p *packer) top(root int) error {
 		if err := unix.Fstat(root, &st); err != nil {
 			return err
 		}
-		if err := p.header(root, ".", strings.TrimSuffix(name, "/")+"/", &st, ""); err != nil {
+		h, err := p.header(root, ".", strings.TrimSuffix(name, "/")+"/", &st, "")
+		if err == nil {
+			err = p.emit(&packed{header: h})
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -156,12 +159,13 @@ func (p *packer) entryAt(dirfd int, base, name, path string, depth int) error {
 	return p.linked(dirfd, base, name, &st, "")
 }
 
-// linked writes an entry without content, once for every inode.
+// linked is an entry without content, once for every inode.
 func (p *packer) linked(dirfd int, base, name string, st *unix.Stat_t, target string) error {
-	if done, err := p.again(name, st); done {
+	h, err := p.header(dirfd, base, name, st, target)
+	if err != nil || h == nil {
 		return err
 	}
-	return p.header(dirfd, base, name, st, target)
+	return p.emit(&packed{header: h, st: *st})
 }
 
 // again writes a hard link if the inode has an entry already.
@@ -182,7 +186,7 @@ func (p *packer) again(name string, st *unix.Stat_t) (bool, error) {
 
 // mark writes a whiteout. It has neither owner nor time: nothing but its name counts.
 func (p *packer) mark(name string) error {
-	return p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
+	return p.emit(&packed{header: &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}})
 }
 
 func (p *packer) directory(dirfd int, base, name, path string, depth int) error {
@@ -195,7 +199,11 @@ func (p *packer) directory(dirfd int, base, name, path string, depth int) error 
 	if err := unix.Fstat(fd, &st); err != nil {
 		return pathError("look up", path, err)
 	}
-	if err := p.header(fd, ".", strings.TrimSuffix(name, "/")+"/", &st, ""); err != nil {
+	h, err := p.header(fd, ".", strings.TrimSuffix(name, "/")+"/", &st, "")
+	if err == nil {
+		err = p.emit(&packed{header: h})
+	}
+	if err != nil {
 		return err
 	}
 	if p.o.Layer {
@@ -218,34 +226,21 @@ func (p *packer) regular(dirfd int, name, as, path string) error {
 	if err != nil {
 		return p.lost(pathError("open", path, err))
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	f := &packed{name: as, path: path, fd: fd, file: true}
+	if err := unix.Fstat(fd, &f.st); err != nil {
+		unix.Close(fd)
 		return pathError("look up", path, err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if f.st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
 		return nil // changed in between
 	}
-	if done, err := p.again(as, &st); done {
-		return err
-	}
-	if err := p.header(dirfd, name, as, &st, ""); err != nil {
-		return err
-	}
-	if st.Size == 0 {
-		return nil
-	}
-	unix.Fadvise(fd, 0, 0, unix.FADV_SEQUENTIAL)
-	if err := p.content(fd, st.Size, st.Blocks*512 < st.Size); err != nil {
-		return fmt.Errorf("read %q: %w", path, err)
-	}
-	return nil
+	return p.emit(f)
 }
 
-// content writes size bytes of the file. Holes are not read.
-func (p *packer) content(fd int, size int64, sparse bool) error {
-	for at := int64(0); at < size; {
+// content writes the file from at up to size bytes. Holes are not read.
+func (p *packer) content(fd int, at, size int64, sparse bool) error {
+	for at < size {
 		end := size
 		if sparse {
 			data, err := unix.Seek(fd, at, unix.SEEK_DATA)
@@ -315,8 +310,8 @@ func base(name string, st *unix.Stat_t) *tar.Header {
 	}
 }
 
-// header writes the header of dirfd/file, which is called name in the archive.
-func (p *packer) header(dirfd int, file, name string, st *unix.Stat_t, target string) error {
+// header makes the header of dirfd/file, which is called name in the archive; nil for what has no form there.
+func (p *packer) header(dirfd int, file, name string, st *unix.Stat_t, target string) (*tar.Header, error) {
 	h := base(name, st)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -334,12 +329,13 @@ func (p *packer) header(dirfd int, file, name string, st *unix.Stat_t, target st
 		}
 		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	default:
-		return nil
+		return nil, nil
 	}
-	if err := p.xattrs(h, dirfd, file); err != nil {
-		return err
+	names, err := listXattrs(dirfd, file)
+	if err != nil {
+		return h, p.lost(err)
 	}
-	return p.w.WriteHeader(h)
+	return h, p.xattrs(h, names, func(x string) ([]byte, error) { return getXattr(dirfd, file, x) })
 }
 
 // carried reports whether an xattr goes into archives: what users and packages set (ACLs and capabilities
@@ -357,16 +353,13 @@ func carried(name string) bool {
 	return false
 }
 
-func (p *packer) xattrs(h *tar.Header, dirfd int, file string) error {
-	names, err := listXattrs(dirfd, file)
-	if err != nil {
-		return p.lost(err)
-	}
+// xattrs adds those of names to h; get reads one.
+func (p *packer) xattrs(h *tar.Header, names []string, get func(string) ([]byte, error)) error {
 	for _, x := range names {
 		if !carried(x) {
 			continue
 		}
-		v, err := getXattr(dirfd, file, x)
+		v, err := get(x)
 		if err != nil {
 			if errors.Is(err, unix.ENODATA) { // taken away since
 				continue

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -87,35 +86,7 @@ type unpacker struct {
 	idmap  IDMap
 	buf    []byte
 	done   Unpacked
-
-	unchecked int64 // bytes written since the disk was last looked at
-}
-
-// checkEvery is after how many bytes written the disk is looked at.
-const checkEvery = 64 << 20
-
-// room refuses to go on when the disk gets full: a small archive may hold more than any disk, and every container suffers from a full
-// one.
-func (u *unpacker) room(n int64) error {
-	if u.unchecked += n; u.unchecked < checkEvery {
-		return nil
-	}
-	u.unchecked = 0
-	if u.t == nil { // what is copied into a container may fill the disk as the container itself may
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(u.t.root, &st); err != nil || st.Bsize <= 0 {
-		return nil // then the disk says so itself
-	}
-	keep := u.budget.left.Free
-	if keep <= 0 {
-		keep = min(256<<20, int64(st.Blocks)/50*int64(st.Bsize))
-	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < keep {
-		return errs.Unavailable.Errorf("%w: %d bytes are unpacked, more are to come, and %d are free", unix.ENOSPC, u.done.Size, free)
-	}
-	return nil
+	filler *filler
 }
 
 // Unpack makes the files of a plain layer archive below t.Root and reads tr to its end. Whiteouts become overlayfs's; a
@@ -129,6 +100,8 @@ func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 		idmap:  t.Map,
 		buf:    make([]byte, 256<<10),
 	}
+	u.filler = newFiller(u.disk())
+	defer u.filler.stop()
 	defer u.t.close()
 	based := !u.t.cut
 	if err := unix.Fchmod(t.Root, 0o755); err != nil {
@@ -147,12 +120,18 @@ func Unpack(ctx context.Context, r io.Reader, t Target) (Unpacked, error) {
 			return Unpacked{}, archiveError(err)
 		}
 		if err := u.entry(h, tr); err != nil {
+			if ferr := u.filler.failed(); ferr != nil { // an earlier file's
+				return Unpacked{}, ferr
+			}
 			return Unpacked{}, fmt.Errorf("unpack %q: %w", h.Name, err)
 		}
 	}
 	// What follows the end mark belongs to the stream, and to its digest.
 	if _, err := io.CopyBuffer(io.Discard, &bounded{r, &u.budget}, u.buf); err != nil {
 		return Unpacked{}, archiveError(err)
+	}
+	if err := u.filler.stop(); err != nil {
+		return Unpacked{}, err
 	}
 	if u.t.cut && based {
 		if err := u.hideBelow(); err != nil {
@@ -521,82 +500,65 @@ func (u *unpacker) regular(d *dir, name, full string, h *tar.Header, r io.Reader
 	if err != nil {
 		return pathError("create", full, err)
 	}
-	defer unix.Close(fd)
-	if err := u.content(fd, full, h.Size, r); err != nil {
-		return err
-	}
 	u.done.Size += h.Size
+	u.done.Entries++
 	uid, gid, err := u.owner(h)
 	if err != nil {
+		unix.Close(fd)
 		return err
 	}
-	if err := unix.Fchown(fd, uid, gid); err != nil {
-		return pathError("change owner of", full, err)
-	}
-	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil { // after chown, which takes setuid away
-		return pathError("change mode of", full, err)
-	}
-	if err := u.xattrs(d.fd, name, h); err != nil {
-		return err
-	}
-	times := timesOf(h)
-	if err := unix.UtimesNanoAt(d.fd, name, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return pathError("set times of", full, err)
-	}
-	u.done.Entries++
-	return nil
-}
-
-var zeros [64 << 10]byte
-
-// content writes the file. Long runs of zeros become holes: that is how the tar reader hands out a sparse file, whose
-// archive may be tiny.
-func (u *unpacker) content(fd int, full string, size int64, r io.Reader) error {
-	var n int64
-	hole := false
-	for n < size {
-		if err := u.ctx.Err(); err != nil { // a sparse file may be all but endless
+	return u.content(&filled{fd: fd, dir: -1, full: full, size: h.Size}, r, func() error {
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return pathError("change owner of", full, err)
+		}
+		if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil { // after chown, which takes setuid away
+			return pathError("change mode of", full, err)
+		}
+		// By the descriptor's own link: the name may be another file's by now.
+		if err := u.xattrsAt(self(fd), h, unix.Setxattr); err != nil {
 			return err
 		}
-		m, err := io.ReadFull(r, u.buf[:min(int64(len(u.buf)), size-n)])
+		times := timesOf(h)
+		if err := futimens(fd, &times); err != nil {
+			return pathError("set times of", full, err)
+		}
+		return nil
+	})
+}
+
+// content fills a file, calls finish and closes it; that may come later, and so may the error.
+func (u *unpacker) content(file *filled, r io.Reader, finish func() error) error {
+	f, size := u.filler, file.size
+	file.finish = finish
+	f.file = file
+	var n int64
+	for n < size {
+		if err := u.ctx.Err(); err != nil { // a sparse file may be all but endless
+			f.abandon()
+			return err
+		}
+		buf := f.buffer(u.buf)
+		m, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-n)])
 		if err != nil {
+			f.abandon()
 			return archiveError(err)
 		}
-		chunk := u.buf[:m]
-		for len(chunk) > 0 {
-			if len(chunk) >= len(zeros) && bytes.Equal(chunk[:len(zeros)], zeros[:]) {
-				n += int64(len(zeros))
-				chunk = chunk[len(zeros):]
-				hole = true
-				continue
-			}
-			part := chunk
-			if len(chunk) > len(zeros) && hole || len(chunk) >= 2*len(zeros) {
-				part = chunk[:len(zeros)]
-			}
-			for len(part) > 0 {
-				w, err := unix.Pwrite(fd, part, n)
-				if err == unix.EINTR {
-					continue
-				}
-				if err != nil {
-					return fmt.Errorf("write %q: %w", full, err)
-				}
-				n += int64(w)
-				if err := u.room(int64(w)); err != nil {
-					return err
-				}
-				part, chunk = part[w:], chunk[w:]
-			}
-			hole = false
+		if err := f.write(buf, m, n); err != nil {
+			f.abandon()
+			return err
 		}
+		n += int64(m)
 	}
-	if hole {
-		if err := unix.Ftruncate(fd, size); err != nil {
-			return pathError("write", full, err)
-		}
+	return f.close()
+}
+
+// disk looks after the disk on which the files are made.
+func (u *unpacker) disk() *disk {
+	d := &disk{root: -1, keep: u.budget.left.Free}
+	if u.t != nil { // what is copied into a container may fill the disk as the container itself may
+		d.root = u.t.root
 	}
-	return nil
+	return d
 }
 
 func (u *unpacker) owner(h *tar.Header) (uid, gid int, err error) {
@@ -645,15 +607,20 @@ const xattrRecord = "SCHILY.xattr."
 // xattrs sets the entry's extended attributes. Where the file system or the host refuses one, that is no reason not to
 // have the image, except for file capabilities, without which a program silently lacks its rights.
 func (u *unpacker) xattrs(dirfd int, name string, h *tar.Header) error {
+	return u.xattrsAt(at(dirfd, name), h, unix.Lsetxattr)
+}
+
+func (u *unpacker) xattrsAt(path string, h *tar.Header, set func(path, attr string, value []byte, flags int) error) error {
 	for k, v := range h.PAXRecords {
 		attr, ok := strings.CutPrefix(k, xattrRecord)
 		if !ok || attr == "" || reservedXattr(attr) || attr == defaultACL { // that comes when the directory is complete
 			continue
 		}
-		err := setXattr(dirfd, name, attr, []byte(v))
+		err := set(path, attr, []byte(v), 0)
 		if err == nil {
 			continue
 		}
+		err = fmt.Errorf("set xattr %s: %w", attr, err)
 		soft := false
 		for _, e := range []error{unix.ENOTSUP, unix.EPERM, unix.EINVAL, unix.E2BIG, unix.ERANGE, unix.ENOSPC} {
 			soft = soft || errors.Is(err, e)

@@ -66,6 +66,7 @@ func (d *Draft) Write(ctx context.Context) (*Writer, error) {
 		return nil, err
 	}
 	u := &unpacker{ctx: ctx, t: newTree(Target{Root: fds[0], Lower: fds[1:]}), budget: budget{d.s.limits}, buf: make([]byte, 256<<10)}
+	u.filler = &filler{disk: u.disk()} // what is written may be looked at before the end
 	return &Writer{u, fds}, nil
 }
 
