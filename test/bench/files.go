@@ -15,12 +15,12 @@ const halfGig = `mkdir -p "$1" && cd "$1" && head -c 500000000 /dev/urandom | sp
 // realFiles makes copies of the image's programs and libraries, as many files as images have, and as small ones.
 const realFiles = `for i in 1 2 3; do cp -a /usr "/opt/$i" || exit; done`
 
-// files is half a gigabyte in 2,000 files, into and out of containers and images; and what removes much at once.
+// files is half a gigabyte in 2,000 files, into and out of containers and images.
 var files = subject{
 	title: "Files and images",
 	about: "On an ext4 made for it. commit and cp: 500 MB in 2,000 files. save, load and rmi: an image of 1 GB, those files and 21,000 more in three layers. " +
 		"What Gantry removes goes to its trash, as it does for its users.",
-	n:    5,
+	n:    3,
 	disk: true,
 	prepare: func(p *pair) error {
 		if err := p.load("busybox", "debian"); err != nil {
@@ -61,6 +61,16 @@ var files = subject{
 			clean: func(p *pair, e *engine.Engine) error { return p.do(e, words("exec idle rm -r /in")...) }},
 		{name: "cp out", wall: 0.5, do: func(p *pair, e *engine.Engine) error { return p.do(e, "cp", "work:/work", p.file("out-"+e.Name)) },
 			clean: func(p *pair, e *engine.Engine) error { return os.RemoveAll(p.file("out-" + e.Name)) }},
+	},
+}
+
+// many is what removes many containers at once.
+var many = subject{
+	title:   "Many containers",
+	about:   "What Gantry removes goes to its trash, as it does for its users.",
+	n:       3,
+	prepare: func(p *pair) error { return p.load("busybox") },
+	rows: []row{
 		{name: "rm -f of 100 running", wall: 0.15, setup: func(p *pair, e *engine.Engine) error {
 			for i := range 100 {
 				if err := p.do(e, "run", "-d", "--name", fmt.Sprint("many", i), "--network", "none", "busybox", "sleep", "100000"); err != nil {

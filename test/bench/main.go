@@ -38,7 +38,7 @@ type subject struct {
 }
 
 // subjects, in the report's order.
-var subjects = []subject{containers, files, networks, ports, registries, registryServers, builds}
+var subjects = []subject{containers, many, files, networks, ports, registries, registryServers, builds}
 
 // pair is the two engines side by side, each with a network namespace and folders of its own.
 type pair struct {
