@@ -106,11 +106,18 @@ func resolve(ns *netns.Namespace, network, name string) (list []string, err erro
 func TestNamesAndPortsOutliveTheDaemon(t *testing.T) {
 	e := ownEngine(t, "busybox")
 	okOn(t, e, "network", "create", "--subnet", "10.83.0.0/24", "n1")
-	okOn(t, e, "run", "-d", "--name", "web", "--network", "n1", "--ip", "10.83.0.80", "-p", "8080:80", "busybox", "sh", "-c", "echo page >/index.html; httpd -f -p 80")
+	okOn(t, e, "run", "-d", "--name", "web", "--network", "n1", "--ip", "10.83.0.80", "-p", "8080:80", "-p", "127.0.0.1::80", "busybox", "sh", "-c", "echo page >/index.html; httpd -f -p 80")
 	okOn(t, e, "run", "-d", "--name", "client", "--network", "n1", "busybox", "sleep", "1000")
 	// It has port 53 for a server of its own.
 	okOn(t, e, "run", "-d", "--name", "dnsd", "--network", "n1", "busybox", "nc", "-l", "-p", "53", "-e", "cat")
 	client, dnsd := namespaceOf(t, e, "client"), namespaceOf(t, e, "dnsd")
+	// A port that nobody chose stays as it is.
+	random := ""
+	for line := range strings.Lines(okOn(t, e, "port", "web", "80/tcp")) {
+		if strings.HasPrefix(line, "127.0.0.1:") {
+			random = strings.TrimSpace(line)
+		}
+	}
 	check := func(when string) {
 		t.Helper()
 		for _, ns := range []*netns.Namespace{client, dnsd} {
@@ -120,7 +127,7 @@ func TestNamesAndPortsOutliveTheDaemon(t *testing.T) {
 				}
 			}
 		}
-		for _, addr := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+		for _, addr := range []string{"127.0.0.1:8080", "[::1]:8080", random} {
 			var text string
 			var err error
 			for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {

@@ -58,11 +58,11 @@ func (b *Book) nextFree(proto string, hosts []netip.Addr, port uint16) uint16 {
 	return 0
 }
 
-// holder names the process that has a port of the calling thread's namespace: "pid 12 (nginx)", or "".
+// holder names the process that has a port of the calling thread's namespace: "pid 12 (nginx)", with its container if it is in one, or "".
 func holder(proto string, port uint16) string {
 	for _, h := range holders(proto, port) {
 		if h.Pid > 0 {
-			return fmt.Sprintf("pid %d (%s)", h.Pid, h.Command)
+			return h.Who()
 		}
 	}
 	return ""
