@@ -61,7 +61,7 @@ bench: build
 ## soak: what takes hours: everything that is killed at random moments, GANTRY_SOAK_ROUNDS (200) times; 100,000 odd files.
 soak: build
 	GANTRY_SOAK=1 GANTRY_SOAK_ROUNDS=$${GANTRY_SOAK_ROUNDS:-200} $(GO) test -count=1 -timeout 6h -run '^TestKilled' ./internal/registry
-	GANTRY_SOAK=1 GANTRY_SOAK_ROUNDS=$${GANTRY_SOAK_ROUNDS:-200} $(GO) test -tags e2e -count=1 -timeout 6h -run '^TestKilled|^TestFilesKeep' ./test/e2e
+	GANTRY_SOAK=1 GANTRY_SOAK_ROUNDS=$${GANTRY_SOAK_ROUNDS:-200} $(GO) test -tags e2e -count=1 -timeout 6h -run '^TestKilled|^TestFilesKeep|^TestBuildCorpus' ./test/e2e
 
 clean:
 	rm -rf $(BIN) cmd/engine/programs cmd/gantry/programs

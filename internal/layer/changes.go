@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -140,7 +141,7 @@ func (c *comparer) namesBelow(path string) ([]string, error) {
 				continue
 			}
 			seen[n] = true
-			e, err := lookupLower(c.lower, join(path, n))
+			e, err := lookupLower(c.lower, strings.TrimPrefix(join(path, n), "./"))
 			if err != nil {
 				return nil, err
 			}

@@ -181,7 +181,7 @@ func (w *Writer) Names(name string) ([]string, error) {
 		return nil, nil
 	}
 	c := comparer{lower: w.fds}
-	if at == "" {
+	if at = strings.Trim(at, "/"); at == "" {
 		at = "."
 	}
 	return c.namesBelow(at)

@@ -40,7 +40,7 @@ func webServer(t *testing.T, e *engine.Engine, repositories string, files map[st
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/git/", &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(path)), "git-http-backend"), Root: "/git",
+	mux.Handle("/git/", &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(path)), "git-http-backend"), Root: "/git", Stderr: io.Discard,
 		Env: []string{"GIT_PROJECT_ROOT=" + repositories, "GIT_HTTP_EXPORT_ALL=1", "HOME=" + t.TempDir(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		data, ok := files[r.URL.Path]

@@ -44,7 +44,7 @@ type Folder struct {
 // an error.
 func (o *Offer) Serve(ctx context.Context, conn net.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{o: o, ctx: ctx, lists: map[string][]wire.Entry{}, over: make(chan struct{})}
+	s := &server{o: o, ctx: ctx, lists: map[string][]wire.Entry{}, told: make(chan struct{}), over: make(chan struct{})}
 	c := wire.NewConn(conn, s.serve)
 	defer s.saving.Wait()
 	defer c.Close()
@@ -56,7 +56,7 @@ func (o *Offer) Serve(ctx context.Context, conn net.Conn) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-s.over:
+	case <-s.told: // and the engine has closed the connection as soon as that was confirmed
 		return nil
 	default:
 	}
@@ -69,7 +69,8 @@ func (o *Offer) Serve(ctx context.Context, conn net.Conn) error {
 type server struct {
 	o    *Offer
 	ctx  context.Context
-	over chan struct{} // closed when the last event is confirmed
+	told chan struct{} // closed when the last event has come
+	over chan struct{} // closed when that is confirmed
 	last sync.Once
 
 	saving sync.WaitGroup
@@ -88,8 +89,11 @@ func (s *server) serve(st *wire.Stream) {
 	switch a.Kind {
 	case "events":
 		if err = s.events(st); err == nil {
-			err = wire.Answer(st, nil)
-			s.last.Do(func() { close(s.over) })
+			s.last.Do(func() {
+				close(s.told)
+				err = wire.Answer(st, nil)
+				close(s.over)
+			})
 		}
 	case "folder":
 		err = s.list(st, a)
