@@ -74,6 +74,7 @@ func (d *Draft) Write(ctx context.Context) (*Writer, error) {
 // this one has made. It is closed before this one is.
 func (w *Writer) Beside() *Writer {
 	u := &unpacker{ctx: w.u.ctx, t: newTree(Target{Root: w.fds[0], Lower: w.fds[1:]}), budget: budget{Limits{Bytes: math.MaxInt64, Entries: math.MaxInt64}}, buf: make([]byte, 256<<10)}
+	u.filler = &filler{disk: w.u.disk()}
 	return &Writer{u, nil}
 }
 
