@@ -107,6 +107,7 @@ type Table struct {
 	host        *netns.Namespace // for what netlink cannot do
 	legacy      *os.File         // tells of runs of iptables-legacy; may be nil
 	legacyEnded chan struct{}
+	refused     [2]string // scripts that iptables-legacy-restore and ip6tables-legacy-restore did not carry out
 }
 
 type portKey struct {

@@ -434,6 +434,42 @@ COMMIT
 	}
 }
 
+// TestLegacyRefused: what iptables-legacy-restore does not carry out is not asked of it again and again.
+func TestLegacyRefused(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	must(t, os.WriteFile(dir+"/iptables-legacy-restore", []byte("#!/bin/sh\ncat >>"+dir+"/asked\nexit $(cat "+dir+"/code)\n"), 0o755))
+	asked := func() string {
+		b, err := os.ReadFile(dir + "/asked")
+		must(t, err)
+		return string(b)
+	}
+	code := func(s string) { must(t, os.WriteFile(dir+"/code", []byte(s), 0o600)) }
+	table := &Table{}
+	run := func(script string, fails bool) {
+		t.Helper()
+		if err := table.runLegacy(false, script); (err != nil) != fails {
+			t.Errorf("%q: %v", script, err)
+		}
+	}
+	code("4") // somebody holds the lock
+	run("a", true)
+	run("a", true)
+	code("1")
+	run("a", true)
+	run("a", false)
+	run("b", true)
+	run("b", false)
+	run("", false)
+	run("b", true)
+	code("0")
+	run("b", false)
+	run("c", false)
+	if got := asked(); got != "aaabbc" {
+		t.Errorf("asked %q", got)
+	}
+}
+
 func BenchmarkPublish(b *testing.B) {
 	l := lab.New(b)
 	var table *Table

@@ -35,8 +35,20 @@ func (t *Table) adjustLegacy(v6 bool) error {
 	if err != nil || chain == nil {
 		return err
 	}
-	script := t.legacyScript(chain)
-	if script == "" {
+	return t.runLegacy(v6, t.legacyScript(chain))
+}
+
+// runLegacy has iptables-legacy-restore read the script. What it refused is not tried again before the rules have changed: its own
+// run looks to watchLegacy like everybody's, and one would follow the other for ever.
+func (t *Table) runLegacy(v6 bool, script string) error {
+	refused := &t.refused[0]
+	if v6 {
+		refused = &t.refused[1]
+	}
+	if script == "" || script != *refused {
+		*refused = ""
+	}
+	if script == *refused {
 		return nil
 	}
 	program, err := legacyProgram(v6)
@@ -46,10 +58,15 @@ func (t *Table) adjustLegacy(v6 bool) error {
 	// -w: others may be writing.
 	cmd := exec.Command(program, "--noflush", "-w", "10")
 	cmd.Stdin = strings.NewReader(script)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
 	}
-	return nil
+	const busy = 4 // RESOURCE_PROBLEM of xtables.h: the lock was not had in time; who has it will end
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != busy {
+		*refused = script
+	}
+	return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
 }
 
 // legacyProgram finds iptables-legacy-restore, also by the names that it has where there is nothing but it.
