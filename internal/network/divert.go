@@ -45,13 +45,15 @@ func (s *Service) divertFor(j *joined) {
 			s.Log.Warn("containers will not see their clients' addresses at ports that are published with the policy \"firewall\"", "err", err)
 		}
 		s.failedDivert = true
-		s.undivert()
+		if !s.diverts.Load() { // else it is there for others, and goes on
+			s.undivert()
+		}
 		return
 	}
 	s.diverts.Store(true)
 }
 
-// undivertWithout takes all of it back when nobody but j needs it.
+// undivertWithout takes all of it back when nobody but j needs it, nor anybody else who is leaving at the same time.
 func (s *Service) undivertWithout(j *joined) {
 	if !j.relays() {
 		return
@@ -59,8 +61,9 @@ func (s *Service) undivertWithout(j *joined) {
 	s.diverting.Lock()
 	defer s.diverting.Unlock()
 	s.mu.Lock()
+	j.leaving = true
 	for _, o := range s.joined {
-		if o != j && o.relays() {
+		if !o.leaving && o.relays() {
 			s.mu.Unlock()
 			return
 		}

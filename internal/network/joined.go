@@ -38,6 +38,8 @@ type joined struct {
 	Exposed  []string `json:"exposed,omitempty"` // what links to it open
 	// DNS is on which ports, UDP's and TCP's.
 	DNS [2]uint16 `json:"dns,omitzero"`
+
+	leaving bool // it needs no diverting any more
 }
 
 // endpoint is a container's place on one network.
@@ -201,9 +203,14 @@ func (s *Service) Keep(pid func(id string) int) error {
 		}
 	}
 	s.mu.Unlock()
+	var err error
+	if len(rules) > 0 {
+		s.relink()
+		err = s.table.Set(rules, ports)
+	}
 	until := time.Now().Add(2 * time.Second)
 	for _, j := range held {
-		s.divertFor(j)
+		s.divertFor(j) // after the rules: what the kernel cannot do is seen here, and leaves them as they are
 		if err := s.serveAgain(j, fmt.Sprintf("/proc/%d/ns/net", pid(j.ID)), until); err != nil {
 			s.Log.Warn("not all that a container had is there again", "container", j.Name, "err", err)
 		}
@@ -212,11 +219,7 @@ func (s *Service) Keep(pid func(id string) int) error {
 	for _, id := range over {
 		s.Leave(id)
 	}
-	if len(rules) == 0 {
-		return nil
-	}
-	s.relink()
-	return s.table.Set(rules, ports)
+	return err
 }
 
 // Of tells how a container is connected now; nil when it is not.

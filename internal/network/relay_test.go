@@ -256,6 +256,26 @@ func TestPublishPolicy(t *testing.T) {
 	}
 }
 
+// TestDivertedUntilTheLast: of containers that leave at the same time one takes the rules of routing back, and none of them before
+// the last.
+func TestDivertedUntilTheLast(t *testing.T) {
+	h := newHost(t)
+	h.Relayed = true
+	var all []*joined
+	for _, port := range []string{"8080", "8081"} {
+		r := &JoinRequest{Name: "c" + port, Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " "+port)}
+		h.join(t, r)
+		all = append(all, h.joined[r.ID])
+	}
+	before := h.diverted()
+	for i, want := range []int{before, 0} {
+		h.undivertWithout(all[i]) // both are still there for each other, as in the midst of two Leave
+		if n := h.diverted(); n != want || before == 0 {
+			t.Errorf("%d rules of routing, not %d", n, want)
+		}
+	}
+}
+
 // TestRelayWithIPv6: a container that has IPv6 is reached directly, but from ::1.
 func TestRelayWithIPv6(t *testing.T) {
 	h := newHost(t)
