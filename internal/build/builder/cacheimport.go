@@ -99,6 +99,7 @@ func (c *caches) add(data []byte, at func(diff digest.Digest) (archive, bool)) e
 		return err
 	}
 	found := 0
+	below := map[int][]digest.Digest{} // by layer: steps that stand on the same ones have one list
 	for i := range config.Records {
 		step := config.Records[i].Step
 		if step == nil {
@@ -107,9 +108,12 @@ func (c *caches) add(data []byte, at func(diff digest.Digest) (archive, bool)) e
 		k := &solve.Kept{ID: step.ID, Keys: step.Keys, Kind: step.Kind, Name: step.Name, Parents: step.Parents, Size: step.Size}
 		usable := true
 		for _, o := range step.Outs {
-			diffs, err := config.Diffs(o.Layer)
-			if err != nil {
-				return err
+			diffs, ok := below[o.Layer]
+			if !ok {
+				if diffs, err = config.Diffs(o.Layer); err != nil {
+					return err
+				}
+				below[o.Layer] = diffs
 			}
 			for _, d := range diffs {
 				if _, known := c.layers[d]; known || at == nil {

@@ -27,6 +27,7 @@ const (
 	MaxSize    = 64 << 20 // bytes of a configuration
 	maxLayers  = 20_000
 	maxRecords = 100_000
+	maxOuts    = 200_000 // of all steps
 )
 
 // Config is a cache.
@@ -97,6 +98,7 @@ func Parse(data []byte) (*Config, error) {
 			return nil, errs.Invalid.Errorf("the cache's layer %d lies on one that there is not: %d", i, l.Parent)
 		}
 	}
+	outs := 0
 	for _, r := range c.Records {
 		for _, x := range r.Results {
 			if x.Layer < 0 || x.Layer >= len(c.Layers) {
@@ -108,6 +110,9 @@ func Parse(data []byte) (*Config, error) {
 		}
 		if r.Step.ID == "" || len(r.Step.Keys) > 1000 {
 			return nil, errs.Invalid.Errorf("the cache's step %s has no name, or too many", r.Digest)
+		}
+		if outs += len(r.Step.Outs); outs > maxOuts {
+			return nil, errs.Invalid.Errorf("the cache's steps have more than %d outputs", maxOuts)
 		}
 		for _, o := range r.Step.Outs {
 			if o.Layer < -1 || o.Layer >= len(c.Layers) {

@@ -50,6 +50,10 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %q", data, err, want)
 		}
 	}
+	many := `{"records":[{"gantry":{"id":"x","outs":[` + strings.Repeat(`{"layer":-1},`, maxOuts) + `{"layer":-1}]}}]}`
+	if _, err := Parse([]byte(many)); err == nil {
+		t.Error("more outputs are taken than there may be")
+	}
 	c, err := Parse([]byte(`{"layers":[{"parent":1,"annotations":{"diffID":"` + digest.FromString("a").String() + `"}},{"parent":0,"annotations":{"diffID":"` + digest.FromString("b").String() + `"}}]}`))
 	if err != nil {
 		t.Fatal(err)
