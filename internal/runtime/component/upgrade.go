@@ -67,7 +67,7 @@ func (u *Upgrade) Exec() error {
 }
 
 // check runs the new program once, to see that it is one and understands what is left to it: after execve(2) there is no way
-// back. It waits by a pidfd, for the supervisor reaps all children that it knows nothing of.
+// back. The caller keeps others from reaping meanwhile.
 func (u *Upgrade) check(program, state int) error {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -94,9 +94,14 @@ func (u *Upgrade) check(program, state int) error {
 	}
 	var status unix.WaitStatus
 	for {
-		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
-			break
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
 		}
+		if err != nil { // a status of 0 would say that it can
+			return os.NewSyscallError("wait4", err)
+		}
+		break
 	}
 	if !status.Exited() || status.ExitStatus() != 0 {
 		return errors.New("new program: it cannot take over (wait status " + strconv.Itoa(int(status)) + ")")
