@@ -55,8 +55,16 @@ func enginePath() (string, error) {
 	}
 	// Sealed: nobody who reaches the engine's /proc/PID/exe can change what runs (CVE-2019-5736).
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		return "", fmt.Errorf("seal the engine's memfd: %w", err)
+	for try := 0; ; try++ {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+		if err == nil {
+			break
+		}
+		// EBUSY: a page is held for a moment, by another processor's list of pages that were just written, say. The kernel has waited
+		// 150 ms itself by then (memfd_wait_for_pins).
+		if !errors.Is(err, unix.EBUSY) || try == 20 {
+			return "", fmt.Errorf("seal the engine's memfd: %w", err)
+		}
 	}
 	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
 }
