@@ -23,12 +23,12 @@ import (
 	"gantry/internal/errs"
 	"gantry/internal/ids"
 	"gantry/internal/kernel/link"
+	"gantry/internal/kernel/memfd"
 	"gantry/internal/kernel/message"
 	"gantry/internal/kernel/netns"
 	"gantry/internal/network/lab"
 	"gantry/internal/network/relay"
 	"gantry/internal/runtime/spec"
-	"gantry/internal/runtime/supervisor"
 	"gantry/internal/state"
 )
 
@@ -70,7 +70,7 @@ func relayOf(dir string) relay.Options {
 			if err != nil {
 				return nil, err
 			}
-			return supervisor.Memfd("gantry-relay", b, true)
+			return memfd.New("gantry-relay", b, true)
 		},
 		Build: func() (string, error) { return os.Getenv("BUILD"), nil },
 	}

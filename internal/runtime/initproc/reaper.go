@@ -1,10 +1,11 @@
 package initproc
 
 import (
-	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/kernel/memfd"
 )
 
 // The reaper is PID 1 of a container with --init: it forks the container's program, passes signals on, reaps
@@ -53,18 +54,13 @@ func reaperImage(paths []*byte) []byte {
 func (p *program) reaper(args, env []string) error {
 	p.exec(args, env)
 	image := reaperImage(p.paths)
-	fd, err := unix.MemfdCreate("docker-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := memfd.New("docker-init", image, true)
 	if err != nil {
 		return err
 	}
-	if n, err := unix.Write(fd, image); err != nil || n != len(image) {
-		return errors.Join(errors.New("write the reaper"), err)
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
-		return err
-	}
+	defer f.Close()
 	// In the payload's place, where the closing of everything else spares it. It ends with the exec.
-	if err := unix.Dup3(fd, reaperFd, unix.O_CLOEXEC); err != nil {
+	if err := unix.Dup3(int(f.Fd()), reaperFd, unix.O_CLOEXEC); err != nil {
 		return err
 	}
 	p.fd = reaperFd

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
-	"gantry/internal/runtime/supervisor"
+	"gantry/internal/kernel/memfd"
 )
 
 // Names of the programs, as they are called beside the engine's executable.
@@ -42,7 +42,7 @@ func (s *Set) Open(name string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f, err = supervisor.Memfd("gantry-"+name, content, true); err != nil {
+		if f, err = memfd.New("gantry-"+name, content, true); err != nil {
 			return nil, err
 		}
 		if s.open == nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+	"gantry/internal/kernel/memfd"
 	"gantry/internal/kernel/message"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor/protocol"
@@ -323,7 +324,7 @@ func payloadFile(payload Payload) (*os.File, error) {
 			return nil, err
 		}
 	}
-	return Memfd("gantry-init-spec", raw, false)
+	return memfd.New("gantry-init-spec", raw, false)
 }
 
 // AdoptState gives the state memory of a supervisor that died to this one; it comes before the first Adopt.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/kernel/memfd"
 	"gantry/internal/runtime/supervisor"
 )
 
@@ -231,7 +232,7 @@ func TestSupervisorUpgraded(t *testing.T) {
 			}
 			if i == 3 { // one that cannot take over changes nothing
 				program.Close()
-				program, _ = supervisor.Memfd("bad", []byte("no program"), true)
+				program, _ = memfd.New("bad", []byte("no program"), true)
 				if _, err := c.Upgrade(context.Background(), program, init, "bad"); err == nil {
 					t.Error("a bad program took over")
 				}

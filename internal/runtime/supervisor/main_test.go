@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/kernel/memfd"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
 )
@@ -170,7 +171,7 @@ func newHouse(t testing.TB) *house {
 			if err != nil {
 				return nil, err
 			}
-			return supervisor.Memfd("test", b, true)
+			return memfd.New("test", b, true)
 		}
 	}
 	level := slog.LevelError

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/kernel/memfd"
 	"gantry/internal/runtime/supervisor"
 )
 
@@ -189,7 +190,7 @@ func BenchmarkForkOnly(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		f, err := supervisor.Memfd("payload", []byte(`{"exec":{"args":["/bin/true"]}}`), false)
+		f, err := memfd.New("payload", []byte(`{"exec":{"args":["/bin/true"]}}`), false)
 		if err != nil {
 			b.Fatal(err)
 		}
