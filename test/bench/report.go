@@ -73,6 +73,10 @@ func (r row) report(ours, theirs []sample) string {
 		if part.goal > 0 {
 			goal = fmt.Sprintf("%.3f", part.goal)
 		}
+		if median(b) <= 0 { // lost in what the machine does by itself
+			cells = append(cells, "", "", "", goal)
+			continue
+		}
 		cells = append(cells, fmt.Sprintf("%.1f ms", 1e3*median(a)), fmt.Sprintf("%.1f ms", 1e3*median(b)),
 			fmt.Sprintf("%.3f [%.3f, %.3f]", median(a)/median(b), lo, hi), goal)
 	}

@@ -149,7 +149,7 @@ func (c *Conn) send(body []byte, fds []int, wait bool) error {
 	c.write.Lock()
 	defer c.write.Unlock()
 	var werr error
-	err := c.raw.Write(func(fd uintptr) bool {
+	attempt := func(fd uintptr) bool {
 		for len(msg) > 0 {
 			var n int
 			n, werr = unix.SendmsgN(int(fd), msg, oob, nil, unix.MSG_NOSIGNAL)
@@ -164,7 +164,13 @@ func (c *Conn) send(body []byte, fds []int, wait bool) error {
 			}
 		}
 		return true
-	})
+	}
+	var err error
+	if wait {
+		err = c.raw.Write(attempt)
+	} else { // whatever deadline there is
+		err = c.raw.Control(func(fd uintptr) { attempt(fd) })
+	}
 	return errors.Join(err, werr)
 }
 

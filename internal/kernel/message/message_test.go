@@ -139,7 +139,14 @@ func TestWaitTakesNothing(t *testing.T) {
 
 func TestTrySendDoesNotWait(t *testing.T) {
 	t.Parallel()
-	a, _ := pair(t)
+	a, b := pair(t)
+	a.WriteDeadline(time.Unix(1, 0)) // of a Send before; it is none of TrySend's
+	if err := a.TrySend([]byte("x"), nil); err != nil {
+		t.Error(err)
+	}
+	if got, _, err := b.Receive(); err != nil || string(got) != "x" {
+		t.Errorf("%q, %v", got, err)
+	}
 	if err := a.TrySend(make([]byte, 8<<20), nil); !errors.Is(err, unix.EAGAIN) { // more than the socket holds
 		t.Errorf("nobody reads: %v", err)
 	}

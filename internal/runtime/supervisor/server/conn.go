@@ -137,7 +137,6 @@ func (c *conn) send(reply *protocol.Reply, fds []int, wait bool) error {
 		return c.TrySend(body, fds)
 	}
 	c.WriteDeadline(time.Now().Add(10 * time.Second))
-	defer c.WriteDeadline(time.Time{}) // or the next TrySend would fail: a watcher that heard nothing for so long would be cut off by the first exit
 	return c.Send(body, fds)
 }
 
