@@ -9,9 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +20,7 @@ import (
 	"gantry/internal/errs"
 	kernelfs "gantry/internal/kernel/fs"
 	"gantry/internal/kernel/quota"
+	"gantry/internal/kernel/quota/quotatest"
 	"gantry/internal/state"
 )
 
@@ -60,43 +59,13 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// newLoopLab is a lab whose volumes lie on a file system of its own, made by mkfs. In the machine of test/vm, which has no such
-// programs, it is made already: GANTRY_DISKS is the folder.
+// newLoopLab is a lab whose volumes lie on a file system of its own, made by mkfs.
 func newLoopLab(t *testing.T, options string, mkfs ...string) *lab {
 	t.Helper()
 	l := newLab(t)
 	l.close()
-	image, point := filepath.Join(l.root, "image"), filepath.Join(l.root, "mounted")
-	if err := os.Mkdir(point, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	disks := os.Getenv("GANTRY_DISKS")
-	if disks != "" {
-		image = filepath.Join(disks, mkfs[0])
-	} else {
-		if _, err := exec.LookPath(mkfs[0]); err != nil {
-			t.Skip("needs " + mkfs[0])
-		}
-		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 320<<20)); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	if out, err := exec.Command("mount", "-o", "loop,"+options, image, point).CombinedOutput(); err != nil {
-		if disks != "" {
-			t.Fatalf("%s: %s", image, out)
-		}
-		t.Skipf("cannot be mounted here: %s", out)
-	}
-	t.Cleanup(func() {
-		l.close()
-		if out, err := exec.Command("umount", point).CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
-	l.volumes = filepath.Join(point, "volumes")
+	l.volumes = filepath.Join(quotatest.Loop(t, options, mkfs...), "volumes")
+	t.Cleanup(l.close) // before it is unmounted
 	l.open()
 	return l
 }
@@ -133,29 +102,6 @@ func TestSharedBlocks(t *testing.T) {
 	}
 }
 
-// unprivileged runs f as root without CAP_SYS_RESOURCE, as in a container: ext4 holds nobody to a quota who has it.
-func unprivileged(t *testing.T, f func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var all, less [2]unix.CapUserData
-	if err := unix.Capget(&head, &all[0]); err != nil {
-		t.Fatal(err)
-	}
-	less = all
-	less[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
-	if err := unix.Capset(&head, &less[0]); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Capset(&head, &all[0]); err != nil {
-			t.Fatal(err)
-		}
-	}()
-	f()
-}
-
 // writeBig writes a file of so many MiB, each to the disk.
 func writeBig(path string, mib int) error {
 	f, err := os.Create(path)
@@ -179,7 +125,7 @@ func testSizes(t *testing.T, l *lab, shares bool) {
 	ctx := t.Context()
 	l.create(Request{Name: "small", Options: map[string]string{"size": "20m"}})
 	write := func(name string, mib int) (err error) {
-		unprivileged(t, func() { err = writeBig(l.data(name)+"/big", mib) })
+		quotatest.Unprivileged(t, func() { err = writeBig(l.data(name)+"/big", mib) })
 		return err
 	}
 	shared := func(n int64) int64 {

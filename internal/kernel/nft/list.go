@@ -78,24 +78,30 @@ func (c *Conn) Rules(family byte, table string) (list []Rule, err error) {
 		}
 		r := Rule{Family: m.Data[0]}
 		netlink.Attrs(m.Data[4:], func(typ uint16, data []byte) {
-			switch {
-			case typ == unix.NFTA_RULE_TABLE:
-				r.Table = netlink.Text(data)
-			case typ == unix.NFTA_RULE_CHAIN:
-				r.Chain = netlink.Text(data)
-			case typ == unix.NFTA_RULE_HANDLE && len(data) == 8:
-				r.Handle = binary.BigEndian.Uint64(data)
-			case typ == unix.NFTA_RULE_EXPRESSIONS:
+			if typ == unix.NFTA_RULE_EXPRESSIONS {
 				r.Refuses = refuses(data)
-			case typ == unix.NFTA_RULE_USERDATA:
-				if len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
-					r.Comment = strings.TrimRight(string(data[2:2+int(data[1])]), "\x00")
-				}
 			}
+			r.read(typ, data)
 		})
 		list = append(list, r)
 	})
 	return list, err
+}
+
+// read takes in one attribute of a rule.
+func (r *Rule) read(typ uint16, data []byte) {
+	switch {
+	case typ == unix.NFTA_RULE_TABLE:
+		r.Table = netlink.Text(data)
+	case typ == unix.NFTA_RULE_CHAIN:
+		r.Chain = netlink.Text(data)
+	case typ == unix.NFTA_RULE_HANDLE && len(data) == 8:
+		r.Handle = binary.BigEndian.Uint64(data)
+	case typ == unix.NFTA_RULE_USERDATA:
+		if len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
+			r.Comment = strings.TrimRight(string(data[2:2+int(data[1])]), "\x00")
+		}
+	}
 }
 
 // refuses reads a rule's expressions: nothing may come before the verdict that could end the rule.

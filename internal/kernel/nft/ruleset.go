@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -157,20 +156,10 @@ func readOne(m netlink.Message) (*readRule, bool) {
 	}
 	r := &readRule{Rule: Rule{Family: m.Data[0]}}
 	netlink.Attrs(m.Data[4:], func(typ uint16, data []byte) {
-		switch {
-		case typ == unix.NFTA_RULE_TABLE:
-			r.Table = netlink.Text(data)
-		case typ == unix.NFTA_RULE_CHAIN:
-			r.Chain = netlink.Text(data)
-		case typ == unix.NFTA_RULE_HANDLE && len(data) == 8:
-			r.Handle = binary.BigEndian.Uint64(data)
-		case typ == unix.NFTA_RULE_USERDATA:
-			if len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
-				r.Comment = strings.TrimRight(string(data[2:2+int(data[1])]), "\x00")
-			}
-		case typ == unix.NFTA_RULE_EXPRESSIONS:
+		if typ == unix.NFTA_RULE_EXPRESSIONS {
 			r.exprs = readExprs(data)
 		}
+		r.read(typ, data)
 	})
 	return r, true
 }
