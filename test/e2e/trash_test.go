@@ -70,12 +70,12 @@ func TestUndo(t *testing.T) {
 	}
 
 	// What one call took comes back at once; so does a prune.
-	for _, name := range []string{"a", "b", "c"} {
+	for _, name := range []string{"x", "y", "z"} {
 		okOn(t, e, "create", "--name", name+"1", "--network", "none", "busybox")
 	}
-	okOn(t, e, "rm", "a1", "b1", "c1")
+	okOn(t, e, "rm", "x1", "y1", "z1")
 	okOn(t, e, "undo")
-	if got := okOn(t, e, "ps", "-a", "--format", "{{.Names}}"); got != "c1\nb1\na1" {
+	if got := okOn(t, e, "ps", "-a", "--format", "{{.Names}}"); got != "z1\ny1\nx1" {
 		t.Errorf("after the undo of a rm: %q", got)
 	}
 	if r := must(t, e.StockCLI("container", "prune", "-f")); r.Code != 0 {
@@ -85,10 +85,10 @@ func TestUndo(t *testing.T) {
 	if got := okOn(t, e, "ps", "-aq"); strings.Count(got, "\n") != 2 {
 		t.Errorf("after the undo of a prune: %q", got)
 	}
-	okOn(t, e, "rm", "a1", "b1")
-	okOn(t, e, "undo", "a1")
-	failsOn(t, e, "No such", "inspect", "b1")
-	okOn(t, e, "rm", "a1", "c1")
+	okOn(t, e, "rm", "x1", "y1")
+	okOn(t, e, "undo", "x1")
+	failsOn(t, e, "No such", "inspect", "y1") // not a name that an id may begin with
+	okOn(t, e, "rm", "x1", "z1")
 
 	// An image: names, layers, and what stands on it.
 	okOn(t, e, "tag", "busybox", "second:name")
