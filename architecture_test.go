@@ -14,7 +14,7 @@ import (
 // floors lists the rooms from the ground up. A room imports only from floors below its own. A prefix that
 // ends in "/" takes in everything below it; the longest match wins.
 var floors = [][]string{
-	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/nearest", "internal/version", "internal/runtime/spec", "internal/runstream"},
+	{"internal/errs", "internal/ids", "internal/atomicfile", "internal/failpoint", "internal/nearest", "internal/resolvconf", "internal/version", "internal/runtime/spec", "internal/runstream"},
 	{"internal/kernel/"},
 	{"internal/runtime", "internal/runtime/", "internal/layer", "internal/content", "internal/remote", "internal/client", "internal/state", "internal/events", "internal/trash", "internal/disk"},
 	{"internal/container", "internal/image", "internal/registry", "internal/registry/", "internal/network", "internal/network/", "internal/build", "internal/build/", "internal/build/session", "internal/build/session/", "internal/volume"},

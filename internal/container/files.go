@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	api "github.com/moby/moby/api/types/container"
+
+	"gantry/internal/resolvconf"
 )
 
 // writeFiles writes hostname, hosts and resolv.conf, which are bound over the image's, and returns the directory
@@ -163,53 +165,23 @@ func hostsFile(h *api.HostConfig, c *api.Config, gateway func() (netip.Addr, err
 	return b.Bytes(), nil
 }
 
-// hostResolvConf returns the host's resolv.conf. Where that only leads to systemd-resolved's stub, which a container
-// can't reach, it is the one that systemd-resolved itself uses, as Docker does it.
-func hostResolvConf(private bool) []byte {
-	data, _ := os.ReadFile("/etc/resolv.conf")
-	if private {
-		if ns := nameservers(data); len(ns) == 1 && ns[0] == netip.AddrFrom4([4]byte{127, 0, 0, 53}) {
-			if real, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
-				return real
-			}
-		}
-	}
-	return data
-}
-
-func nameservers(conf []byte) (list []netip.Addr) {
-	for line := range strings.Lines(string(conf)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil {
-				list = append(list, a)
-			}
-		}
-	}
-	return list
-}
-
-// resolvConf is the host's, with what the user asked for in its place (resolv.conf(5)). A loopback name
-// server of the host is left out where the loopback is the container's own.
+// resolvConf is the host's, with what the user asked for in its place (resolv.conf(5)).
 //
 // With resolver, names are answered inside the container, and it asks the others itself.
 func resolvConf(h *api.HostConfig, resolver bool) []byte {
-	private := !h.NetworkMode.IsHost()
+	conf := resolvconf.Private
+	if h.NetworkMode.IsHost() {
+		conf = resolvconf.Host
+	}
 	var b bytes.Buffer
 	options := append([]string(nil), h.DNSOptions...)
 	if resolver {
 		b.WriteString("nameserver 127.0.0.11\n")
 	}
-	for line := range strings.Lines(string(hostResolvConf(private))) {
-		f := strings.Fields(line)
-		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
-			continue
-		}
+	for _, f := range conf() {
 		switch f[0] {
 		case "nameserver":
 			if resolver || len(h.DNS) > 0 || len(f) < 2 {
-				continue
-			}
-			if a, err := netip.ParseAddr(f[1]); private && err == nil && a.IsLoopback() {
 				continue
 			}
 		case "search", "domain":

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"gantry/internal/errs"
+	"gantry/internal/resolvconf"
 )
 
 // NetworkRequest says how a container is to be connected. Endpoints is by network; First is that of its mode.
@@ -143,7 +144,7 @@ func upstream(h *api.HostConfig) []netip.Addr {
 	if len(h.DNS) > 0 {
 		return h.DNS
 	}
-	return nameservers(hostResolvConf(false))
+	return resolvconf.Host().Servers()
 }
 
 // private reports whether the container gets a network namespace from the network service.

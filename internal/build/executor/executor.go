@@ -32,6 +32,7 @@ import (
 	"gantry/internal/ids"
 	"gantry/internal/kernel/cgroup"
 	"gantry/internal/layer"
+	"gantry/internal/resolvconf"
 	"gantry/internal/runtime"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor"
@@ -199,7 +200,7 @@ func (e *Executor) Run(ctx context.Context, r *Run) (err error) {
 	}()
 	var net *Connection
 	if private {
-		if net, err = e.Networks.Join(ctx, id, in.Config.Hostname, string(r.Op.Network), nameservers(hostResolvConf(false))); err == nil {
+		if net, err = e.Networks.Join(ctx, id, in.Config.Hostname, string(r.Op.Network), resolvconf.Host().Servers()); err == nil {
 			defer net.Done()
 			in.Netns = net.Path
 		} else {
@@ -456,48 +457,20 @@ func (e *Executor) giveBack(id string, j journal) {
 	}
 }
 
-// hostResolvConf is the host's, or what systemd-resolved itself uses where that only leads to its stub, which a container can't reach.
-func hostResolvConf(private bool) []byte {
-	data, _ := os.ReadFile("/etc/resolv.conf")
-	if private {
-		if ns := nameservers(data); len(ns) == 1 && ns[0] == netip.AddrFrom4([4]byte{127, 0, 0, 53}) {
-			if real, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
-				return real
-			}
-		}
-	}
-	return data
-}
-
-func nameservers(conf []byte) (list []netip.Addr) {
-	for line := range strings.Lines(string(conf)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil {
-				list = append(list, a)
-			}
-		}
-	}
-	return list
-}
-
-// resolvConf is the host's (resolv.conf(5)), without name servers on its loopback where the run has one of its own.
+// resolvConf is the host's, without name servers where names are answered inside the run, which asks the others itself.
 func resolvConf(private, resolver bool) []byte {
+	conf := resolvconf.Host
+	if private {
+		conf = resolvconf.Private
+	}
 	var b bytes.Buffer
 	if resolver {
 		b.WriteString("nameserver 127.0.0.11\n")
 	}
-	for line := range strings.Lines(string(hostResolvConf(private))) {
-		f := strings.Fields(line)
-		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
-			continue
+	for _, f := range conf() {
+		if f[0] != "nameserver" || !resolver {
+			b.WriteString(strings.Join(f, " ") + "\n")
 		}
-		if f[0] == "nameserver" && len(f) > 1 {
-			a, err := netip.ParseAddr(f[1])
-			if resolver || private && err == nil && a.IsLoopback() {
-				continue
-			}
-		}
-		b.WriteString(strings.Join(f, " ") + "\n")
 	}
 	return b.Bytes()
 }
