@@ -24,8 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/txtar"
-
+	"gantry/internal/build/dockerfile/corpus"
 	"gantry/test/engine"
 )
 
@@ -34,49 +33,28 @@ import (
 // come to the same.
 
 type buildCase struct {
-	name   string
-	ar     *txtar.Archive
-	option map[string][]string
+	corpus.Case
 	stream string // what the last build printed
 }
 
 func buildCases(t *testing.T) []buildCase {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(engine.Repo(), "internal/build/dockerfile/testdata/corpus/*.txtar"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("find the corpus: %v", err)
+	read, err := corpus.Read(filepath.Join(engine.Repo(), "internal/build/dockerfile/testdata"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	var cases []buildCase
-	for _, file := range files {
-		ar, err := txtar.ParseFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := buildCase{name: strings.TrimSuffix(filepath.Base(file), ".txtar"), ar: ar, option: map[string][]string{}}
-		for line := range strings.Lines(string(ar.Comment)) {
-			if k, v, ok := strings.Cut(strings.TrimSpace(line), ": "); ok {
-				c.option[k] = append(c.option[k], v)
-			}
-		}
-		cases = append(cases, c)
+	for _, c := range read {
+		cases = append(cases, buildCase{Case: c})
 	}
 	return cases
-}
-
-func (c *buildCase) section(name string) string {
-	for _, f := range c.ar.Files {
-		if f.Name == name {
-			return string(f.Data)
-		}
-	}
-	return ""
 }
 
 // context is the archive that POST /build gets.
 func (c *buildCase) context(t *testing.T) []byte {
 	t.Helper()
 	modes := map[string]int64{}
-	for _, v := range c.option["ctx-mode"] {
+	for _, v := range c.Options["ctx-mode"] {
 		mode, name, _ := strings.Cut(v, " ")
 		n, err := strconv.ParseInt(mode, 8, 64)
 		if err != nil {
@@ -103,15 +81,8 @@ func (c *buildCase) context(t *testing.T) []byte {
 			t.Fatal(err)
 		}
 	}
-	dockerfile := []byte(c.section("Dockerfile"))
-	if c.option["crlf"] != nil {
-		dockerfile = bytes.ReplaceAll(dockerfile, []byte("\n"), []byte("\r\n"))
-	}
-	if c.option["bom"] != nil {
-		dockerfile = append([]byte("\xef\xbb\xbf"), dockerfile...)
-	}
-	put(tw, &tar.Header{Name: ".Dockerfile", Mode: 0o644}, dockerfile)
-	for _, f := range c.ar.Files {
+	put(tw, &tar.Header{Name: ".Dockerfile", Mode: 0o644}, c.Dockerfile())
+	for _, f := range c.Files {
 		if name, ok := strings.CutPrefix(f.Name, "context/"); ok {
 			mode := int64(0o644)
 			if m, ok := modes[name]; ok {
@@ -120,11 +91,11 @@ func (c *buildCase) context(t *testing.T) []byte {
 			put(tw, &tar.Header{Name: name, Mode: mode}, f.Data)
 		}
 	}
-	for _, v := range c.option["ctx-link"] {
+	for _, v := range c.Options["ctx-link"] {
 		name, target, _ := strings.Cut(v, " ")
 		put(tw, &tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
 	}
-	for _, v := range c.option["ctx-tar"] {
+	for _, v := range c.Options["ctx-tar"] {
 		name, dir, _ := strings.Cut(v, " ")
 		put(tw, &tar.Header{Name: name, Mode: 0o644}, c.inner(t, name, dir))
 	}
@@ -139,7 +110,7 @@ func (c *buildCase) inner(t *testing.T, name, dir string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
-	for _, f := range c.ar.Files {
+	for _, f := range c.Files {
 		rel, ok := strings.CutPrefix(f.Name, "context/"+dir+"/")
 		if !ok {
 			continue
@@ -221,7 +192,7 @@ func (c *buildCase) cli(t *testing.T) (id, failure string) {
 	dir := c.unpacked(t)
 	args := []string{"build", "-q", "--network", "none", "-f", filepath.Join(dir, "Dockerfile")}
 	for option, flag := range map[string]string{"arg": "--build-arg", "label": "--label", "target": "--target", "context": "--build-context"} {
-		for _, v := range c.option[option] {
+		for _, v := range c.Options[option] {
 			args = append(args, flag, v)
 		}
 	}
@@ -237,11 +208,11 @@ func (c *buildCase) build(t *testing.T, e *engine.Engine, data []byte) (id, fail
 	t.Helper()
 	q := url.Values{"dockerfile": {".Dockerfile"}, "networkmode": {"none"}, "rm": {"1"}, "forcerm": {"1"}}
 	args, labels := map[string]*string{}, map[string]string{}
-	for _, v := range c.option["arg"] {
+	for _, v := range c.Options["arg"] {
 		name, value, _ := strings.Cut(v, "=")
 		args[name] = &value
 	}
-	for _, v := range c.option["label"] {
+	for _, v := range c.Options["label"] {
 		name, value, _ := strings.Cut(v, "=")
 		labels[name] = value
 	}
@@ -252,7 +223,7 @@ func (c *buildCase) build(t *testing.T, e *engine.Engine, data []byte) (id, fail
 		}
 		q.Set(key, string(b))
 	}
-	if v := c.option["target"]; v != nil {
+	if v := c.Options["target"]; v != nil {
 		q.Set("target", v[0])
 	}
 	req, err := http.NewRequestWithContext(t.Context(), "POST", "http://engine/v1.41/build?"+q.Encode(), bytes.NewReader(data))
@@ -442,7 +413,7 @@ func (b *built) export(t *testing.T, e *engine.Engine, id string) {
 // expected checks the lines of a case's expect section.
 func (c *buildCase) expected(t *testing.T, b built) {
 	t.Helper()
-	for line := range strings.Lines(c.section("expect")) {
+	for line := range strings.Lines(c.Section("expect")) {
 		kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		var owner string
 		if kind == "f" || kind == "d" || kind == "p" {
@@ -499,7 +470,7 @@ func word(t *testing.T, s string) (name, rest string) {
 
 // converted are the lines of configuration that the conversion promises, and this build's lines of history.
 func (c *buildCase) converted() (config, history []string) {
-	for line := range strings.Lines(c.section("result")) {
+	for line := range strings.Lines(c.Section("result")) {
 		line = strings.TrimSuffix(line, "\n")
 		key, value, _ := strings.Cut(line, ": ")
 		switch key {
@@ -523,12 +494,12 @@ func (c *buildCase) converted() (config, history []string) {
 func TestBuildCorpus(t *testing.T) {
 	soak := os.Getenv("GANTRY_SOAK") != ""
 	for i, c := range buildCases(t) {
-		if c.section("expect") == "" || c.option["session"] != nil || !soak && i%2 == 1 {
+		if c.Section("expect") == "" || c.Options["session"] != nil || !soak && i%2 == 1 {
 			continue
 		}
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.Name, func(t *testing.T) {
 			id, failure := c.cli(t)
-			if want, ok := strings.CutPrefix(c.section("expect"), "error: "); ok {
+			if want, ok := strings.CutPrefix(c.Section("expect"), "error: "); ok {
 				if !strings.Contains(failure, strings.TrimSpace(want)) {
 					t.Errorf("the error is %q, want %s", failure, want)
 				}
@@ -558,16 +529,16 @@ var buildkitOnly = regexp.MustCompile(`<<|--mount|--link|--parents|--exclude|--c
 // classic says whether the classic builder can be asked about the case.
 func (c *buildCase) classic() bool {
 	for _, o := range []string{"session", "context", "remote", "platform", "check", "ignore", "network", "host", "ulimit", "shm-size", "cgroup-parent", "no-cache", "pull"} {
-		if c.option[o] != nil {
+		if c.Options[o] != nil {
 			return false
 		}
 	}
-	for _, v := range c.option["legacy"] {
+	for _, v := range c.Options["legacy"] {
 		if strings.HasPrefix(v, "no") {
 			return false
 		}
 	}
-	return !strings.HasPrefix(c.section("result"), "error: ") && !buildkitOnly.MatchString(c.section("Dockerfile"))
+	return !strings.HasPrefix(c.Section("result"), "error: ") && !buildkitOnly.MatchString(c.Section("Dockerfile"))
 }
 
 // buildSample are the cases that are compared in every run; soaking, all are.
@@ -583,11 +554,11 @@ func TestBuildCorpusBesideDocker(t *testing.T) {
 	soak := os.Getenv("GANTRY_SOAK") != ""
 	compared := 0
 	for _, c := range buildCases(t) {
-		if !c.classic() || !soak && !slices.Contains(buildSample, c.name) {
+		if !c.classic() || !soak && !slices.Contains(buildSample, c.Name) {
 			continue
 		}
 		compared++
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.Name, func(t *testing.T) {
 			data := c.context(t)
 			theirs, theirError := c.build(t, oracle(t), data)
 			ours, ourError := c.build(t, gantry, data)
@@ -637,8 +608,7 @@ func TestBuildCheckIgnored(t *testing.T) {
 // TestBuildClassicStream holds lines of the classic builder's stream that people know: triggers are not counted, and arguments that
 // nobody asked for are named.
 func TestBuildClassicStream(t *testing.T) {
-	c := buildCase{ar: txtar.Parse([]byte("-- Dockerfile --\nFROM busybox AS a\nONBUILD ENV X=1\nONBUILD LABEL l=$X\nFROM a\nCMD [\"x\"]\n"))}
-	c.option = map[string][]string{"arg": {"NOBODY=1"}}
+	c := buildCase{Case: corpus.Parse("inherited", []byte("arg: NOBODY=1\n-- Dockerfile --\nFROM busybox AS a\nONBUILD ENV X=1\nONBUILD LABEL l=$X\nFROM a\nCMD [\"x\"]\n"))}
 	for _, e := range []*engine.Engine{gantry, oracle(t)} {
 		id, failure := c.build(t, e, c.context(t))
 		if failure != "" {

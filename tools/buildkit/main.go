@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -27,12 +26,11 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/pb"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/rogpeppe/go-internal/txtar"
 
 	"gantry/internal/build/dockerfile"
+	"gantry/internal/build/dockerfile/corpus"
 	"gantry/internal/build/graph"
 )
 
@@ -55,20 +53,19 @@ func main() {
 	check(err)
 	images := resolver{}
 	check(json.Unmarshal(data, &images))
-	files, err := filepath.Glob(filepath.Join(os.Args[1], "corpus", "*.txtar"))
+	cases, err := corpus.Read(os.Args[1])
 	check(err)
 	compared, bad := 0, 0
-	for _, file := range files {
-		ar, err := txtar.ParseFile(file)
-		check(err)
-		opt, data, skip, differs := read(ar)
+	for _, c := range cases {
+		opt, skip := options(c)
 		if skip {
 			continue
 		}
+		data, differs := c.Dockerfile(), c.Options["differs"] != nil
 		compared++
 		got := convert(images, opt, data)
 		// BuildKit doesn't tell which arguments nobody asked for.
-		want := unused.ReplaceAllString(section(ar, "result"), "")
+		want := unused.ReplaceAllString(c.Section("result"), "")
 		why := ""
 		if got != want {
 			why = "BuildKit has\n" + got + "\nexpected is\n" + want
@@ -77,10 +74,10 @@ func main() {
 		}
 		if (why == "") == differs {
 			bad++
-			fmt.Printf("--- %s\n%s\n", filepath.Base(file), cmp.Or(why, "this should differ, and doesn't"))
+			fmt.Printf("--- %s\n%s\n", c.Name, cmp.Or(why, "this should differ, and doesn't"))
 		}
 	}
-	fmt.Printf("%d of %d cases compared, %d not as expected\n", compared, len(files), bad)
+	fmt.Printf("%d of %d cases compared, %d not as expected\n", compared, len(cases), bad)
 	if bad > 0 {
 		os.Exit(1)
 	}
@@ -93,51 +90,33 @@ func check(err error) {
 	}
 }
 
-func section(ar *txtar.Archive, name string) string {
-	for _, f := range ar.Files {
-		if f.Name == name {
-			return string(f.Data)
-		}
-	}
-	return ""
-}
-
-// read understands what the test of internal/build/dockerfile understands.
-func read(ar *txtar.Archive) (opt dockerfile2llb.ConvertOpt, data []byte, skip, differs bool) {
+// options are what BuildKit is told; a case that it can't be told is skipped.
+func options(c corpus.Case) (opt dockerfile2llb.ConvertOpt, skip bool) {
 	caps := pb.Caps.CapSet(pb.Caps.All())
 	opt.LLBCaps = &caps
 	opt.BuildArgs, opt.Labels = map[string]string{}, map[string]string{}
 	opt.BuildPlatforms = []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}
-	data = []byte(section(ar, "Dockerfile"))
-	for line := range strings.Lines(string(ar.Comment)) {
-		key, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
-		if !ok {
-			continue
-		}
-		k, v, _ := strings.Cut(value, "=")
-		switch key {
-		case "target":
-			opt.Target = value
-		case "arg":
-			opt.BuildArgs[k] = v
-		case "label":
-			opt.Labels[k] = v
-		case "platform":
-			p := platforms.MustParse(value)
-			opt.TargetPlatform = &p
-		case "check":
-			opt.AllStages = true
-		case "crlf":
-			data = bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
-		case "bom":
-			data = append([]byte("\xef\xbb\xbf"), data...)
-		case "oracle", "classic", "context", "ignore":
-			skip = true
-		case "differs":
-			differs = true
+	for key, values := range c.Options {
+		for _, value := range values {
+			k, v, _ := strings.Cut(value, "=")
+			switch key {
+			case "target":
+				opt.Target = value
+			case "arg":
+				opt.BuildArgs[k] = v
+			case "label":
+				opt.Labels[k] = v
+			case "platform":
+				p := platforms.MustParse(value)
+				opt.TargetPlatform = &p
+			case "check":
+				opt.AllStages = true
+			case "oracle", "classic", "context", "ignore":
+				skip = true
+			}
 		}
 	}
-	return opt, data, skip, differs
+	return opt, skip
 }
 
 func convert(images resolver, opt dockerfile2llb.ConvertOpt, data []byte) string {
@@ -176,7 +155,7 @@ func convert(images resolver, opt dockerfile2llb.ConvertOpt, data []byte) string
 		}
 	} else {
 		fmt.Fprintf(&b, "platform: %s\n", platforms.Format(r.Image.Platform))
-		b.WriteString(describe(*r.Image))
+		b.WriteString(corpus.Describe(*r.Image))
 	}
 	slices.SortStableFunc(warnings, func(a, b warning) int { return a.line - b.line })
 	for _, w := range warnings {
@@ -271,60 +250,6 @@ func lines(ranges []parser.Range) string {
 		return "lines " + strings.Join(parts, ", ")
 	}
 	return "line " + parts[0]
-}
-
-func describe(img dockerspec.DockerOCIImage) string {
-	var b strings.Builder
-	line := func(name, value string) { fmt.Fprintf(&b, "%s: %s\n", name, value) }
-	list := func(name string, value []string) {
-		if value != nil {
-			line(name, fmt.Sprintf("%q", value))
-		}
-	}
-	c := img.Config
-	if img.Author != "" {
-		line("author", img.Author)
-	}
-	if c.User != "" {
-		line("user", c.User)
-	}
-	if c.WorkingDir != "" {
-		line("workdir", c.WorkingDir)
-	}
-	for _, e := range c.Env {
-		line("env", fmt.Sprintf("%q", e))
-	}
-	list("entrypoint", c.Entrypoint)
-	list("cmd", c.Cmd)
-	list("shell", c.Shell)
-	list("onbuild", c.OnBuild)
-	for _, p := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
-		line("expose", p)
-	}
-	for _, p := range slices.Sorted(maps.Keys(c.Volumes)) {
-		line("volume", p)
-	}
-	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
-		line("label", fmt.Sprintf("%q", k+"="+c.Labels[k]))
-	}
-	if c.StopSignal != "" {
-		line("stopsignal", c.StopSignal)
-	}
-	if c.Healthcheck != nil {
-		line("healthcheck", fmt.Sprintf("%+v", *c.Healthcheck))
-	}
-	for _, h := range img.History {
-		name := "history"
-		if h.EmptyLayer {
-			name = "history (empty)"
-		}
-		said := strings.ReplaceAll(h.CreatedBy, "\n", "\\n")
-		if h.Created != nil {
-			said += " @ " + h.Created.UTC().Format("2006-01-02T15:04:05Z")
-		}
-		line(name, said)
-	}
-	return b.String()
 }
 
 var _ llb.ImageMetaResolver = resolver{}

@@ -3,14 +3,13 @@ package dockerfile_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	"github.com/rogpeppe/go-internal/txtar"
 
 	"gantry/internal/build/dockerfile"
+	"gantry/internal/build/dockerfile/corpus"
 	"gantry/internal/build/graph"
 	"gantry/internal/errs"
 )
@@ -113,16 +112,12 @@ func options() dockerfile.Options {
 
 // FuzzConvert converts anything, twice: it must not crash, and not depend on anything else.
 func FuzzConvert(f *testing.F) {
-	files, err := filepath.Glob("testdata/corpus/*.txtar")
+	cases, err := corpus.Read("testdata")
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, file := range files {
-		ar, err := txtar.ParseFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add([]byte(section(ar, "Dockerfile")), false)
+	for _, c := range cases {
+		f.Add([]byte(c.Section("Dockerfile")), false)
 	}
 	f.Add([]byte("FROM base:onbuild\nCOPY --link <<A <<B /\nA\nB\nRUN --mount=from=busybox,target=x true"), true)
 	imgs := loadImages(f)
