@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gantry/internal/content"
 	"gantry/internal/layer"
@@ -32,7 +33,7 @@ func TestAnImageSurvivesAPowerCut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		layers, err := layer.Open(root, st, layer.Options{Boot: boot})
+		layers, err := layer.Open(root, st, layer.Options{Boot: boot, Settle: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 
 // settler syncs what was made. The zero value does nothing.
 type settler struct {
+	after time.Duration
 	asked chan struct{} // has one when there is something to sync
 	quit  chan struct{}
 	ended chan struct{}
@@ -92,9 +93,9 @@ func (s *Store) settleAlways() {
 		case <-s.quit:
 			return
 		}
-		last := time.After(settleBy)
+		last := time.After(max(settleBy, s.after))
 		for again := true; again; {
-			quiet := time.NewTimer(settleAfter)
+			quiet := time.NewTimer(s.after)
 			select {
 			case <-s.asked:
 			case <-quiet.C:

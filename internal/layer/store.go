@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"cmp"
 	"context"
 	_ "crypto/sha256" // the algorithms of diff IDs
 	_ "crypto/sha512"
@@ -73,7 +74,8 @@ type Store struct {
 // Options are the store's optional settings.
 type Options struct {
 	Limits Limits
-	Boot   string // names this boot of the machine; empty: the kernel's ID of it
+	Boot   string        // names this boot of the machine; empty: the kernel's ID of it
+	Settle time.Duration // how long after the last layer was made it is synced; 0: 2 s
 }
 
 // Open opens or creates the layers below dataRoot and throws away what never became one.
@@ -113,6 +115,7 @@ func Open(dataRoot string, st *state.Store, o Options) (*Store, error) {
 		s.trash.close()
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
+	s.after = cmp.Or(o.Settle, settleAfter)
 	s.startSettler()
 	return s, nil
 }
