@@ -66,7 +66,7 @@ func TestLargeLayersComeInSegments(t *testing.T) {
 			h.breaking(func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
 				return strings.HasSuffix(r.URL.Path, path) && c.fault != nil && c.fault(w, r, next)
 			})
-			reg := remote.New(remote.Options{UserAgent: "test", Patience: impatient, Segment: segment})
+			reg := remote.New(remote.Options{UserAgent: "test", Patience: quick, Segment: segment})
 			t.Cleanup(reg.Close)
 			s := openAt(t, t.TempDir(), Options{Remote: reg})
 			err := s.Pull(t.Context(), h.host+"/app:1", PullOptions{}, nil)
