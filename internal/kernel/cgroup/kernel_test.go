@@ -222,7 +222,9 @@ func TestQuotaHolds(t *testing.T) {
 	if limit := 1.1 * 0.3 * float64(took); float64(s.CPU.Usage) > limit {
 		t.Errorf("used %v of CPU in %v, more than 1.1 of 0.3 CPUs", time.Duration(s.CPU.Usage), took)
 	}
-	if s.CPU.Usage == 0 || s.CPU.Periods == 0 || s.CPU.ThrottledPeriods == 0 || s.CPU.ThrottledTime == 0 {
+	// Where others leave it less than its quota nobody need hold it back.
+	had := float64(s.CPU.Usage) > 0.9*0.3*float64(3*time.Second)
+	if s.CPU.Usage == 0 || s.CPU.Periods == 0 || had && (s.CPU.ThrottledPeriods == 0 || s.CPU.ThrottledTime == 0) {
 		t.Errorf("got %+v", s.CPU)
 	}
 	t.Logf("%v of CPU in %v", time.Duration(s.CPU.Usage), took)
@@ -297,15 +299,21 @@ func TestFreezeStopsProgress(t *testing.T) {
 	start(t, g, cmd)
 	w.Close()
 	buf := make([]byte, 1<<16)
-	// drain reads until nothing has come for as long as it takes to count to 20.
-	drain := func() (n int) {
-		for {
-			_ = out.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-			m, err := out.Read(buf)
-			if err != nil {
-				return n
+	raw, err := out.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// drain reads what is there. (A read with a deadline may find it passed, and leave what is there.)
+	drain := func() {
+		err := raw.Read(func(fd uintptr) bool {
+			for {
+				if n, err := unix.Read(int(fd), buf); err != unix.EINTR && n <= 0 {
+					return true
+				}
 			}
-			n += m
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	count := func() {
@@ -323,7 +331,8 @@ func TestFreezeStopsProgress(t *testing.T) {
 			t.Fatal(yes, err)
 		}
 		drain()
-		if n := drain(); n != 0 {
+		_ = out.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // it would count to 20
+		if n, _ := out.Read(buf); n != 0 {
 			t.Errorf("frozen, it wrote %d bytes", n)
 		}
 		if err := g.Thaw(); err != nil {
