@@ -194,7 +194,7 @@ func TestSupervisorKilled(t *testing.T) {
 			pid := h.pid()
 			unix.Kill(pid, unix.SIGKILL)
 			// The next one is there when the keeper answers.
-			for end := time.Now().Add(20 * time.Second); ; {
+			for end := time.Now().Add(60 * time.Second); ; {
 				if c, err := supervisor.Dial(h.root); err == nil {
 					hello, err := c.Hello(context.Background())
 					c.Close()
