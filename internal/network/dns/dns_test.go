@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -135,13 +137,19 @@ func TestNames(t *testing.T) {
 // server is a name server of the test's, by UDP and TCP. respond makes the answer to a query; nil is none.
 func server(t *testing.T, respond func(m []byte, q Question, tcp bool) []byte) netip.AddrPort {
 	t.Helper()
-	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	udp, err := net.ListenPacket("udp4", tcp.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	var tcp net.Listener
+	var udp net.PacketConn
+	for udp == nil { // until there is a number that is free with both
+		var err error
+		if tcp, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		if udp, err = net.ListenPacket("udp4", tcp.Addr().String()); err != nil {
+			tcp.Close()
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				t.Fatal(err)
+			}
+		}
 	}
 	t.Cleanup(func() { udp.Close(); tcp.Close() })
 	go func() {

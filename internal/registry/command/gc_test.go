@@ -40,16 +40,6 @@ func serveFile(t *testing.T, file, addr string) (at string, stop func()) {
 	}
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // orphan uploads a blob that no manifest points to.
 func orphan(t *testing.T, addr, text string) {
 	t.Helper()
@@ -92,7 +82,7 @@ func TestGC(t *testing.T) {
 		return out.String(), err
 	}
 	write("")
-	addr, stop := serveFile(t, file, freePort(t))
+	addr, stop := serveFile(t, file, "127.0.0.1:0")
 	orphan(t, addr, "one")
 	if out, err := gc(addr, ""); err != nil || !strings.Contains(out, "blobs: 1,") || !strings.Contains(out, "Freed: 3B") {
 		t.Errorf("of a running one: %q, %v", out, err)
@@ -103,7 +93,7 @@ func TestGC(t *testing.T) {
 		t.Errorf("of a folder: %q, %v", out, err)
 	}
 	write("auth: {htpasswd: " + users + "}\n")
-	addr, stop = serveFile(t, file, addr)
+	addr, stop = serveFile(t, file, "127.0.0.1:0")
 	defer stop()
 	orphan(t, addr, "three")
 	if _, err := gc(addr, ""); err == nil || !strings.Contains(err.Error(), "give --user") {
