@@ -28,7 +28,7 @@ func scene(t *testing.T) *netns.Namespace {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.Close() })
-	if err := ns.Do(func() error { return exec.Command("iptables-legacy", "-S").Run() }); err != nil {
+	if err := ns.Do(func() error { return exec.Command("iptables-legacy", "-w", "60", "-S").Run() }); err != nil {
 		t.Skip("this kernel has no legacy tables")
 	}
 	return ns
@@ -45,7 +45,8 @@ func TestForward(t *testing.T) {
 		run := func(args ...string) {
 			t.Helper()
 			if err := made.Do(func() error {
-				out, err := exec.Command(program, args...).CombinedOutput()
+				// -w: the lock is one for all namespaces, and other tests' programs take it, too.
+				out, err := exec.Command(program, append([]string{"-w", "60"}, args...)...).CombinedOutput()
 				if err != nil {
 					err = errors.New(string(out))
 				}

@@ -240,7 +240,7 @@ func must(t *testing.T, err error) {
 // eventually waits for what another goroutine does; it is bounded.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s did not come about", what)
 		}
@@ -330,6 +330,9 @@ func TestBesideLegacyThatDrops(t *testing.T) {
 	s := newScene(t)
 	run := func(program string, args ...string) (out string) {
 		t.Helper()
+		if !strings.HasSuffix(program, "-save") { // which takes no lock
+			args = append([]string{"-w", "60"}, args...) // ours may be at work, and those of other tests, in other namespaces
+		}
 		must(t, s.Host.Do(func() error {
 			b, err := exec.Command(program, args...).CombinedOutput()
 			if out = string(b); err != nil {
@@ -342,7 +345,7 @@ func TestBesideLegacyThatDrops(t *testing.T) {
 	if _, err := exec.LookPath("iptables-legacy"); err != nil {
 		t.Skip("needs iptables-legacy")
 	}
-	if err := s.Host.Do(exec.Command("iptables-legacy", "-S").Run); err != nil {
+	if err := s.Host.Do(exec.Command("iptables-legacy", "-w", "60", "-S").Run); err != nil {
 		t.Skip("this kernel has no legacy tables; TestLegacyCommand holds what would be run")
 	}
 	must(t, s.table.Publish([]Port{tcp("0.0.0.0:8080", "10.50.0.2:80"), tcp("[::]:8080", "[fd50::2]:80")}))
