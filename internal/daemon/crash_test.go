@@ -113,7 +113,7 @@ func crashAt(e *testEngine, point string, autoRemove bool) {
 		select {
 		case err := <-e.ended:
 			e.ended <- err
-		case <-time.After(5 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("the fail point was not reached")
 		}
 	}

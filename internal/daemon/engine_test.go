@@ -165,7 +165,7 @@ func (e *testEngine) wait() error {
 	case err := <-e.ended:
 		e.ended <- err
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		e.cmd.Process.Signal(syscall.SIGQUIT)
 		time.Sleep(time.Second)
 		e.cmd.Process.Kill()

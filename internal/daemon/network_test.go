@@ -23,7 +23,7 @@ func (e *testEngine) answers(addr, want string) {
 	e.t.Helper()
 	var got string
 	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got, err = lab.Ask(e.net, "tcp", addr, lab.Silence); err == nil && got == want {
 			return
 		}

@@ -99,7 +99,7 @@ func volumeCrash(e *testEngine, point string, autoRemove bool) {
 		select {
 		case err := <-e.ended:
 			e.ended <- err
-		case <-time.After(10 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("the fail point was not reached")
 		}
 	}

@@ -89,7 +89,7 @@ func TestExplain(t *testing.T) {
 		if ns == nil {
 			return
 		}
-		wait := 10 * time.Second
+		wait := 30 * time.Second
 		if want == No {
 			wait = lab.Silence
 		}

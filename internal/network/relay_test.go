@@ -32,7 +32,7 @@ import (
 // relayPid waits for a relay that is not old.
 func (h *host) relayPid(t testing.TB, old int) int {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if r := h.Relay(); r != nil && r.Pid != old {
 			return r.Pid
 		}
@@ -92,13 +92,13 @@ func connect(t testing.TB, ns *netns.Namespace, addr string) *net.TCPConn {
 	t.Helper()
 	var c net.Conn
 	err := ns.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", addr, 10*time.Second)
+		c, err = net.DialTimeout("tcp", addr, 30*time.Second)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(5 * time.Minute)) // for all that the test does meanwhile
 	t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn)
 }
@@ -144,7 +144,7 @@ func TestRelayedPorts(t *testing.T) {
 	}
 	clients.Wait()
 	// Where nobody listens in the container the connection is broken off, not ended.
-	if got, err := lab.Ask(h.Lab.Host, "tcp", "[::1]:8009", 10*time.Second); err == nil {
+	if got, err := lab.Ask(h.Lab.Host, "tcp", "[::1]:8009", 30*time.Second); err == nil {
 		t.Errorf("a connection to nobody ended with %q, as if all had been said", got)
 	}
 	// And all that without an engine.
@@ -229,7 +229,7 @@ func TestPublishPolicy(t *testing.T) {
 	lab.Answers(t, ns, "tcp", lab.HostAddr+":8084", "six "+h.Of(r.ID).Endpoints["bridge"].IPAddress.String())
 	// Somebody else's flush, and the death of the relay.
 	nft("flush ruleset")
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
 		if got, err := lab.Ask(h.Outside, "tcp", lab.HostAddr+":8084", lab.Silence); err == nil && got == "six "+lab.OutsideAddr {
 			break
 		} else if time.Now().After(end) {

@@ -54,11 +54,11 @@ func TestSCTP(t *testing.T) {
 		return fd
 	}
 	client, server := raw(h.Outside), raw(ns)
-	unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10})
+	unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30})
 	if err := unix.Sendto(client, initChunk(40000, 38680), 0, &unix.SockaddrInet4{Addr: netip.MustParseAddr(lab.HostAddr).As4()}); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(30 * time.Second); ; {
 		buf := make([]byte, 2048)
 		n, from, err := unix.Recvfrom(server, buf, 0)
 		if err == unix.EINTR && time.Now().Before(end) {

@@ -355,7 +355,7 @@ func (h *host) clean(t *testing.T) {
 	t.Helper()
 	h.work.Wait()
 	var left []string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if left = h.leaks(); len(left) == 0 {
 			return
 		}
@@ -519,7 +519,7 @@ func lookup(ns *netns.Namespace, network, name string) (list []string, err error
 		})
 		return c, err
 	}}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	addrs, err := r.LookupNetIP(ctx, "ip", name)
 	for _, a := range addrs {

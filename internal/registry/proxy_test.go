@@ -65,7 +65,7 @@ func cacheOf(t *testing.T, b *between, fresh time.Duration) *reg {
 	t.Helper()
 	return start(t, registry.Config{
 		GC:     registry.GC{Every: -1, Grace: 1, Untagged: 1},
-		Limits: registry.Limits{Stall: registry.Duration(10 * time.Second)},
+		Limits: registry.Limits{Stall: registry.Duration(time.Minute)},
 		Proxy: registry.Proxy{Fresh: registry.Duration(fresh), Default: "docker.io",
 			Upstreams: map[string]registry.Upstream{"up.test": {URL: b.URL}, "docker.io": {URL: b.URL}}},
 	})

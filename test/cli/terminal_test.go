@@ -22,7 +22,7 @@ import (
 func (b *bench) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	// A hang ends as a failure of this test, not of all.
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, filepath.Join(b.ours, "docker"), args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+b.oracle.Socket, "DOCKER_CONFIG="+filepath.Join(b.root, "config"))
@@ -98,7 +98,7 @@ func (s *screen) write(keys string) {
 // await blocks until text has come, and forgets all up to its end.
 func (s *screen) await(text string) {
 	s.t.Helper()
-	stop := time.AfterFunc(30*time.Second, func() { s.mu.Lock(); s.over = true; s.more.Broadcast(); s.mu.Unlock() })
+	stop := time.AfterFunc(60*time.Second, func() { s.mu.Lock(); s.over = true; s.more.Broadcast(); s.mu.Unlock() })
 	defer stop.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -113,7 +113,7 @@ func TestHeldByAProcess(t *testing.T) {
 	again.Close()
 	cmd.Process.Kill()
 	cmd.Wait()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := host.Links().Find("v0"); errors.Is(err, link.ErrNotFound) {
 			break
 		}

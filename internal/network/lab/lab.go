@@ -173,7 +173,7 @@ func Ask(ns *netns.Namespace, network, addr string, wait time.Duration) (answer 
 // Answers fails the test unless Ask gives want; "" means that there must be no answer.
 func Answers(t testing.TB, ns *netns.Namespace, network, addr, want string) {
 	t.Helper()
-	wait := 10 * time.Second
+	wait := 30 * time.Second
 	if want == "" {
 		wait = Silence
 	}
