@@ -22,6 +22,7 @@ import (
 	"gantry/internal/kernel/message"
 	"gantry/internal/kernel/netns"
 	"gantry/internal/network/relay/protocol"
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/spec"
 )
 
@@ -416,7 +417,7 @@ func (k *Keeper) quit(c *client) {
 	if _, _, err := c.call(&protocol.Request{Op: protocol.OpQuit}, nil); err != nil {
 		k.opts.Log.Debug("the relay goes on", "why", err)
 	} else if pidfd >= 0 {
-		unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000)
+		component.Ended(pidfd)
 	}
 	if pidfd >= 0 {
 		unix.Close(pidfd)

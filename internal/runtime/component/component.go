@@ -86,4 +86,15 @@ func (c *Component) Start(deadline time.Time) error {
 	return err
 }
 
+// Ended waits for the end of one that has said that it will end, by its pidfd; on a busy machine that is not at once.
+func Ended(pidfd int) {
+	const patience = 10 * time.Second
+	for end := time.Now().Add(patience); ; {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(max(0, time.Until(end).Milliseconds())))
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
 func argv0(name string) string { return "gantry-" + name }

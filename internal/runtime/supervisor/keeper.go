@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
+	"gantry/internal/runtime/component"
 	"gantry/internal/runtime/spec"
 	"gantry/internal/runtime/supervisor/protocol"
 )
@@ -550,7 +551,7 @@ func (k *Keeper) Quit(ctx context.Context) error {
 	}
 	if err = c.Quit(ctx); err == nil && pidfd >= 0 {
 		// Its answer comes before its end. Whoever waits for this process's shall find none of that one's files and mounts busy.
-		unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000)
+		component.Ended(pidfd)
 	}
 	if pidfd >= 0 {
 		unix.Close(pidfd)
