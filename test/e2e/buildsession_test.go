@@ -75,11 +75,11 @@ FROM base
 COPY --chmod=600 . /app/
 CMD ["sh", "-c", "echo $WHO; cat /sizes; cd /app; find . -type f | sort; stat -c %a main"]
 `,
-		"main": "main\n", "keep/this": "1", "skip/that": "2", "skip/but/this": "3", ".dockerignore": "skip\n!skip/but\n.dockerignore\nDockerfile\n*.id\n", "secret": "12345"})
+		"main": "main\n", "keep/this": "1", "skip/that": "2", "skip/but/this": "3", ".dockerignore": "skip\n!skip/but\n.dockerignore\nDockerfile\n*.id\n", "secret": "xyzzy"})
 	secrets := []string{"--secret", "id=file,src=secret", "--secret", "id=env,env=TOKEN"}
 	r := buildIn(t, e, dir, "", append(secrets, "-t", "built", "-t", "built:v2", "--build-arg", "WHO=me", "--label", "a=b", "--iidfile", "x.id", "--metadata-file", "m.id", ".")...)
 	ok(r)
-	for _, secret := range []string{"12345", "from the environment"} {
+	for _, secret := range []string{"xyzzy", "from the environment"} {
 		if strings.Contains(r.Err+r.Out, secret) {
 			t.Errorf("a secret was shown: %v", r)
 		}

@@ -89,7 +89,7 @@ func TestDockerCompose(t *testing.T) {
 	compose("up", "-d", "--scale", "cache=1")
 	compose("pause", "web")
 	compose("unpause", "web")
-	compose("stop")
+	compose("stop", "-t", "60")
 	has(compose("ps"), "Exit 0")
 	compose("start")
 	has(get(), "hello from a compose file")

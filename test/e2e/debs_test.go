@@ -34,7 +34,7 @@ var fetchDebs = sync.OnceValues(func() (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	out, err := exec.Command("sh", "-c", `cd "$1" && { get() { apt-get -qq -o APT::Sandbox::User=root download vim-tiny vim-common xxd net-tools; }; get || { apt-get -qq update && get; }; }`, "sh", dir).CombinedOutput()
+	out, err := exec.Command("sh", "-c", `rm -rf "$1/new" && mkdir "$1/new" && cd "$1/new" && { get() { apt-get -qq -o APT::Sandbox::User=root download vim-tiny vim-common xxd net-tools; }; get || { apt-get -qq update && get; }; } && rm -f ../*.deb && mv vim*.deb xxd*.deb .. && mv net-tools*.deb .. && rmdir "$1/new"`, "sh", dir).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("download packages: %w\n%s", err, out)
 	}

@@ -72,7 +72,12 @@ func TestLinksWithoutICC(t *testing.T) {
 		from, port string
 		reached    bool
 	}{{"app", "80", true}, {"app", "81", false}, {"other", "80", false}} {
-		if r := must(t, e.CLI("exec", c.from, "sh", "-c", "echo | nc -w 2 "+ip+" "+c.port)); (r.Code == 0) != c.reached {
+		ask := func() engine.Result {
+			return must(t, e.CLI("exec", c.from, "sh", "-c", "echo | nc -w 2 "+ip+" "+c.port))
+		}
+		if c.reached { // as soon as it listens
+			waitFor(t, func() bool { return ask().Code == 0 })
+		} else if r := ask(); r.Code == 0 {
 			t.Errorf("from %s: %v", c.from, r)
 		}
 	}

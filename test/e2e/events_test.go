@@ -15,12 +15,12 @@ import (
 func TestEventsDifferential(t *testing.T) {
 	docker := oracle(t)
 	life := []string{
-		"create --name evts --network none --label k=v busybox sh -c 'trap exit TERM; while :; do sleep 0.05; done'",
+		"create --name evts --network none --label k=v busybox sh -c 'trap exit TERM; echo ready; while :; do sleep 0.05; done'",
 		"start evts",
 		"exec evts sh -c 'exit 3'",
 		"kill -s USR2 evts",
-		"restart -t 5 evts",
-		"stop -t 5 evts",
+		"restart -t 60 evts",
+		"stop -t 60 evts",
 		"rm evts",
 		"run --rm --name evts --network none busybox true",
 		"tag busybox evts:1",
@@ -28,10 +28,14 @@ func TestEventsDifferential(t *testing.T) {
 	}
 	told := map[string][]string{}
 	for _, e := range []*engine.Engine{gantry, docker} {
-		since := time.Now()
+		since, runs := time.Now(), 0
 		for _, line := range life {
 			if r := must(t, e.StockCLI(words(line)...)); r.Code != 0 && r.Code != 3 {
 				t.Fatalf("%s: %v", e.Name, r)
+			}
+			if strings.HasPrefix(line, "start ") || strings.HasPrefix(line, "restart ") { // before its trap is set, the first process ignores TERM
+				runs++
+				waitFor(t, func() bool { return strings.Count(must(t, e.StockCLI("logs", "evts")).Out, "ready\n") == runs })
 			}
 		}
 		until := time.Now()

@@ -72,6 +72,7 @@ func TestExplainPorts(t *testing.T) {
 	okOn(t, e, "run", "-d", "--name", "web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "busybox", "httpd", "-f", "-p", "80")
 	okOn(t, e, "run", "-d", "--name", "shut", "--network", "closed", "-p", "8082:80", "busybox", "sleep", "1000")
 	okOn(t, e, "run", "-d", "--name", "hosted", "--network", "host", "busybox", "httpd", "-f", "-p", "8083")
+	waitFor(t, func() bool { return strings.Contains(okOn(t, e, "network", "explain", "8083"), "is held by") }) // it listens
 	okOn(t, e, "create", "--name", "asleep", "-p", "8085-8086:80-81", "busybox")
 	var l net.Listener
 	if err := e.Inside(func() (err error) {

@@ -114,7 +114,7 @@ var fileSessions = []session{
 		"docker rm c1",
 		"docker run --name c2 --network none com:1 sh -c 'rm -r /deep; mkdir /deep; echo 2 > /deep/two'",
 		"docker commit c2 com:5 | cut -c1-7; docker run --rm --network none com:5 find /deep; docker rm c2",
-		"docker run -d --name c3 --network none busybox sh -c 'echo running > /r; sleep 1000'; until docker exec c3 cat /r; do :; done",
+		"docker run -d --name c3 --network none busybox sh -c 'echo running > /r; sleep 1000'; until [ \"$(docker exec c3 cat /r 2>/dev/null)\" = running ]; do :; done",
 		"docker commit -p=false c3 com:6 | cut -c1-7; docker commit c3 com:7 | cut -c1-7; docker inspect -f '{{.State.Status}}' c3; docker run --rm --network none com:7 cat /r",
 		"docker rm -f c3",
 		"docker create --name c4 --network none busybox true; docker commit c4 com:8 | cut -c1-7; docker inspect -f '{{len .RootFS.Layers}}' com:8; docker rm c4",
@@ -150,7 +150,7 @@ var fileSessions = []session{
 		"docker history nosuch",
 	}},
 	{"top and df", []string{
-		"docker run -d --name t1 --network none busybox sleep 1000; docker top t1 | tr -s ' ' | sed 's/ [0-9][0-9]* [0-9][0-9]* [0-9][0-9]* / PIDS /; s/ [0-9][0-9]:[0-9][0-9] / TIME /g; s/[0-9][0-9]:[0-9]*:[0-9]* /TIME /'",
+		"docker run -d --name t1 --network none busybox sleep 1000; until docker top t1 | grep ' sleep 1000' >/dev/null; do :; done; docker top t1 | tr -s ' ' | sed 's/ [0-9][0-9]* [0-9][0-9]* [0-9][0-9]* / PIDS /; s/ [0-9][0-9]:[0-9][0-9] / TIME /g; s/ [A-Z][a-z][a-z][0-9][0-9] / TIME /; s/[0-9][0-9]:[0-9]*:[0-9]* /TIME /'",
 		"docker top t1 -o pid,args | sed 's/^[0-9]*/PID/' | tr -s ' '; docker top t1 -o args; docker top nosuch",
 		"docker rm -f t1; docker top t1",
 		"docker create --name t2 --network none busybox; docker top t2; docker rm t2",

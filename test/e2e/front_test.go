@@ -27,7 +27,7 @@ cat /var/log/one /var/log/two >&2
 exec 7>&-
 "$GANTRY" run --rm --network none hello-world | grep -c Hello
 pid=$(cat /run/gantry.pid)
-ls -l "/proc/$pid/fd" | grep -c "$PIPE" || true
+ls -l "/proc/$pid/fd" | grep -cF "$PIPE" || true
 kill "$pid"
 while [ -e "/proc/$pid/stat" ] && ! grep -q ') Z' "/proc/$pid/stat"; do sleep 0.05; done
 # With a host given, nothing is started.

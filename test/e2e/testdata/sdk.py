@@ -2,6 +2,7 @@
 import io
 import sys
 import threading
+import time
 
 import docker
 
@@ -68,6 +69,9 @@ with open(sys.argv[1], "rb") as f:
     loaded = client.images.load(f)
 assert loaded[0].id == image.id, loaded
 
+deadline = time.time() + 60  # they come when they come
+while "destroy" not in seen and time.time() < deadline:
+    time.sleep(0.01)
 events.close()
 for action in ("create", "attach", "start", "exec_start: sh -c echo $A; exit 5", "die", "restart", "kill", "destroy"):
     assert action in seen, (action, seen)

@@ -23,7 +23,7 @@ def until(what, f, seconds=60):
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=5) as r:
+    with urllib.request.urlopen(url, timeout=60) as r:
         return r.read().decode()
 
 
