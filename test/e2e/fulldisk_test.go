@@ -47,10 +47,11 @@ func smallDisk(t *testing.T, e *engine.Engine, mib int) string {
 	return mnt
 }
 
-// fill writes a file until the disk is full, to the last block.
+// fill makes a file longer until the disk is full, to the last block. What was deleted before and is being freed behind the replies
+// may make room again.
 func fill(t *testing.T, path string) {
 	t.Helper()
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +92,21 @@ func used(t *testing.T, path string) int64 {
 		t.Fatal(err)
 	}
 	return int64(st.Blocks-st.Bfree) * st.Bsize
+}
+
+// settled waits until what was deleted is gone: files are freed behind the replies. idle is what was taken when all was, at last, as it is
+// now; what has come to stay since is a little.
+func settled(t *testing.T, e *engine.Engine, disk string, idle *int64) {
+	t.Helper()
+	for _, dir := range []string{"layers/trash", "volumes/.removed"} {
+		waitFor(t, func() bool {
+			entries, _ := os.ReadDir(filepath.Join(e.Root, "data", dir))
+			return len(entries) == 0
+		})
+	}
+	for deadline := time.Now().Add(10 * time.Second); *idle > 0 && used(t, disk) > *idle+1<<20 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	}
+	*idle = used(t, disk)
 }
 
 // buildContext makes a folder with a Dockerfile and a file beside it.
@@ -169,7 +185,9 @@ func TestDiskFills(t *testing.T) {
 			t.Fatalf("cannot leave %d bytes: %v", free, err)
 		}
 	}
+	var idle int64
 	for _, c := range cases {
+		settled(t, e, disk, &idle)
 		full(4 << 20)
 		before := used(t, disk)
 		r := must(t, e.CLI(c.args...))
@@ -215,6 +233,7 @@ func TestDiskFills(t *testing.T) {
 	}
 	// What cp was to replace is there until there is room for the new.
 	okOn(t, e, "exec", "running", "sh", "-c", "echo old >/other")
+	settled(t, e, disk, &idle)
 	full(4 << 20)
 	other := filepath.Join(dir, "other")
 	if err := os.Link(big, other); err != nil {
@@ -266,7 +285,6 @@ func TestFullDisk(t *testing.T) {
 		fill(t, filepath.Join(disk, "fill"))
 		if restarted { // it starts on a full disk, too
 			restart(t, e)
-			fill(t, filepath.Join(disk, "fill2")) // what it tidied up
 		}
 		for _, args := range [][]string{
 			{"create", "--network", "none", "--name", "new", "busybox"},
@@ -284,11 +302,14 @@ func TestFullDisk(t *testing.T) {
 			{"volume", "import", "new", dir + "/volume.tar"},
 			{"run", "--rm", "--network", "none", "-v", "fresh:/etc", "busybox", "true"},
 		} {
+			fill(t, filepath.Join(disk, "fill"))
 			saysFull(t, e, fmt.Sprintf("round %d: %q", round, args), must(t, e.CLI(args...)))
 		}
+		fill(t, filepath.Join(disk, "fill"))
 		if r := must(t, e.StockCLI("run", "--rm", "--network", "none", "busybox", "true")); r.Code != 125 || !strings.Contains(r.Err, "no space left on device") {
 			t.Errorf("the stock command line: %v", r)
 		}
+		fill(t, filepath.Join(disk, "fill"))
 		if r := must(t, e.CLI("exec", "running", "sh", "-c", "echo more >/etc/more")); r.Code != 1 || !strings.Contains(r.Err, "No space left on device") {
 			t.Errorf("round %d: exec: %v", round, r)
 		}
@@ -318,7 +339,6 @@ func TestFullDisk(t *testing.T) {
 		if err := os.Remove(filepath.Join(disk, "fill")); err != nil {
 			t.Fatal(err)
 		}
-		os.Remove(filepath.Join(disk, "fill2"))
 		// There is room again.
 		okOn(t, e, "create", "--name", "spare", "--network", "none", "busybox")
 		okOn(t, e, "start", "running")
