@@ -15,8 +15,8 @@ configure() {
   mkdir -p "$(dirname "$DAEMON_JSON")"
   run "echo '$1' >$DAEMON_JSON"
   run "kill -HUP \$(cat $PIDFILE)"
-  local end=$((SECONDS + 120))
-  until $DOCKER info --format '{{json .RegistryConfig}}' | grep -qF "$2"; do
+  local end=$((SECONDS + 300))
+  until $DOCKER info --format '{{json .RegistryConfig}}' | grep -F "$2" >/dev/null; do
     [ $SECONDS -lt $end ] || wrong "the engine does not know of $2"
     sleep 0.1
   done

@@ -7,7 +7,7 @@ makes "$(echo redis-node-{1..8})"
 
 container() { echo "redis-node-$1"; }
 start() {
-  run "$DOCKER run -d --name redis-node-$1 --net host --privileged=true -v $DATA/redis-node-$1:/data redis:6.0.8 --cluster-enabled yes --appendonly yes --port 638$1 --cluster-node-timeout 2000"
+  run "$DOCKER run -d --name redis-node-$1 --net host --privileged=true -v $DATA/redis-node-$1:/data redis:6.0.8 --cluster-enabled yes --appendonly yes --port 638$1 --cluster-node-timeout 5000"
 }
 at() { echo "$HOST_IP:638$1"; }
 cli() { echo "$DOCKER exec ${2:+$2 }redis-node-$1 redis-cli -p 638$1"; }

@@ -7,7 +7,7 @@ makes "$(echo node-{1..8})" "redis-net"
 
 container() { echo "node-$1"; }
 start() {
-  run "$DOCKER run -d --name node-$1 --network redis-net --ip 172.38.0.1$1 -v $DATA/node-$1:/data redis:6.0.8 --cluster-enabled yes --appendonly yes --cluster-node-timeout 2000"
+  run "$DOCKER run -d --name node-$1 --network redis-net --ip 172.38.0.1$1 -v $DATA/node-$1:/data redis:6.0.8 --cluster-enabled yes --appendonly yes --cluster-node-timeout 5000"
 }
 at() { echo "172.38.0.1$1:6379"; }
 cli() { echo "$DOCKER exec ${2:+$2 }node-$1 redis-cli"; }
