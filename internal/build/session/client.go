@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"gantry/internal/build"
+	"gantry/internal/build/dockerfile"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/session/wire"
 	"gantry/internal/build/source"
@@ -73,6 +75,9 @@ func (c *Client) End(built *build.Built, err error, code int) {
 	e := wire.Event{Kind: wire.Ended, Built: built, Code: code}
 	if err != nil {
 		e.Error = err.Error()
+		if bad := (*dockerfile.Error)(nil); errors.As(err, &bad) {
+			e.Source = bad.Source
+		}
 	}
 	c.events.add(e)
 	c.events.end()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/build"
+	"gantry/internal/build/dockerfile"
 	"gantry/internal/build/graph"
 	"gantry/internal/build/session/offer"
 	"gantry/internal/build/session/wire"
@@ -113,6 +114,12 @@ func TestFolder(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a.go"), filepath.Join(dir, "hard")); err != nil {
 		t.Fatal(err)
 	}
+	// Who has the files is no matter of the image's.
+	for _, name := range []string{"a.go", "b"} {
+		if err := os.Chown(filepath.Join(dir, name), 77, 88); err != nil && os.Getuid() == 0 {
+			t.Fatal(err)
+		}
+	}
 	attributes := unix.Setxattr(filepath.Join(dir, "b-d"), "user.mine", []byte{0xff, 0}, 0) == nil
 	files := newFiles(t)
 	o := &offer.Offer{Folders: map[string]offer.Folder{"context": {Path: dir, Exclude: []string{"skip", "!skip/keep"}}}, Cache: cache}
@@ -128,6 +135,11 @@ func TestFolder(t *testing.T) {
 	all := tree.Entries()
 	if all[3].Link != "../elsewhere" || all[0].Inode == [2]uint64{} || all[0].Inode != all[7].Inode || all[0].Mode != unix.S_IFREG|0o644 || all[6].Size != 0 {
 		t.Errorf("entries: %+v", all)
+	}
+	for _, e := range all {
+		if e.UID != 0 || e.GID != 0 {
+			t.Errorf("%s belongs to %d:%d", e.Path, e.UID, e.GID)
+		}
 	}
 	if attributes && all[4].Xattrs["user.mine"] != "\xff\x00" {
 		t.Errorf("attributes of b-d: %q", all[4].Xattrs)
@@ -298,6 +310,20 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 	}
 	if len(events) != 2 || string(events[0].Data) != "hello\xff\n" || events[1].Kind != wire.Ended || events[1].Error != "it failed" || events[1].Code != 3 {
 		t.Errorf("events: %+v", events)
+	}
+}
+
+// TestWhereItIsWrong: with what is wrong with a Dockerfile go its lines.
+func TestWhereItIsWrong(t *testing.T) {
+	var last wire.Event
+	c, served := connect(t, &offer.Offer{Event: func(e wire.Event) { last = e }}, newFiles(t))
+	_, err := dockerfile.Convert(t.Context(), []byte("FROM scratch\nEXPOSE \\\n  http\n"), nil, dockerfile.Options{})
+	c.End(nil, fmt.Errorf("build: %w", err), 1)
+	if err := <-served; err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(last.Source, []graph.Range{{Start: 2, End: 3}}) || !strings.Contains(last.Error, "http") {
+		t.Errorf("%+v", last)
 	}
 }
 

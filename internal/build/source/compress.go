@@ -49,16 +49,22 @@ func Untar(r io.Reader) (io.ReadCloser, bool, error) {
 	// Enough for the first header with extended ones before it.
 	b := bufio.NewReaderSize(plain, 64<<10)
 	head, err := b.Peek(64 << 10)
-	if err != nil && err != io.EOF {
+	if _, bad := tar.NewReader(bytes.NewReader(head)).Next(); bad != nil && !errors.Is(bad, tar.ErrInsecurePath) {
 		plain.Close()
 		return nil, false, nil // packed with something, but not an archive that anybody can read
 	}
-	if _, err := tar.NewReader(bytes.NewReader(head)).Next(); err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-		plain.Close()
-		return nil, false, nil
+	var all io.Reader = b
+	if err != nil && err != io.EOF {
+		// It is one that is cut off or damaged: whoever unpacks it gets that far, and is told. A Peek tells it once only.
+		all = io.MultiReader(bytes.NewReader(head), broken{err})
 	}
 	return struct {
 		io.Reader
 		io.Closer
-	}{b, plain}, true, nil
+	}{all, plain}, true, nil
 }
+
+// broken is a reader's end that is none.
+type broken struct{ err error }
+
+func (b broken) Read([]byte) (int, error) { return 0, b.err }

@@ -116,6 +116,49 @@ func TestReadArchive(t *testing.T) {
 	}
 }
 
+// TestUntar: what begins as an archive does is one, also if it is cut off; only then is an error told instead of a file copied.
+func TestUntar(t *testing.T) {
+	t.Parallel()
+	plain := archive(t, tar.Header{Name: "a"}, tar.Header{Name: "b"})
+	packed := func(data []byte) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		z.Write(data)
+		z.Close()
+		return b.Bytes()
+	}
+	damaged := packed(plain)
+	damaged[len(damaged)-5] ^= 1
+	for _, c := range []struct {
+		name string
+		data []byte
+		is   bool
+		end  error
+	}{
+		{"plain", plain, true, nil},
+		{"packed", packed(plain), true, nil},
+		{"cut off", packed(plain)[:len(packed(plain))-10], true, io.ErrUnexpectedEOF},
+		{"damaged", damaged, true, gzip.ErrChecksum},
+		{"a packed file", packed([]byte("hello")), false, nil},
+		{"cut off before its first header", packed(plain)[:20], false, nil},
+		{"a file", []byte("hello"), false, nil},
+		{"nothing", nil, false, nil},
+	} {
+		r, is, err := Untar(bytes.NewReader(c.data))
+		if err != nil || is != c.is {
+			t.Errorf("%s: %v, %v", c.name, is, err)
+		}
+		if !is {
+			continue
+		}
+		got, err := io.ReadAll(r)
+		if !errors.Is(err, c.end) || !bytes.HasPrefix(plain, got) || c.end == nil && len(got) != len(plain) {
+			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
+		}
+		r.Close()
+	}
+}
+
 func TestArchiveBounds(t *testing.T) {
 	t.Parallel()
 	for _, l := range []Limits{{Bytes: 10}, {Entries: 1}} {

@@ -215,6 +215,24 @@ Dockerfile:3
 	}
 }
 
+// TestWhereItIsWrong: a Dockerfile that can't be understood has no step that failed, and shows its lines all the same.
+func TestWhereItIsWrong(t *testing.T) {
+	for _, progress := range []string{"plain", "quiet"} {
+		var out, errOut bytes.Buffer
+		d, err := newDisplay(&command.Env{IO: iostreams.Test(nil, &out, &errOut)}, &options{progress: progress})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.event(wire.Event{Kind: wire.Ended, Error: "no", Source: []graph.Range{{Start: 3, End: 3}}})
+		d.close()
+		d.report("", []byte(dockerfile))
+		want := "Dockerfile:3\n--------------------\n   1 |     FROM busybox AS A\n   2 |     RUN echo hi\n   3 | >>> RUN false\n   4 |     CMD x\n--------------------\n"
+		if errOut.String() != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", progress, errOut.String(), want)
+		}
+	}
+}
+
 func TestTerminal(t *testing.T) {
 	var b bytes.Buffer
 	d := newTerminal(book{w: &b, at: map[digest.Digest]*step{}})

@@ -80,7 +80,8 @@ type book struct {
 	steps      []*step // in the order in which they began
 	at         map[digest.Digest]*step
 	warnings   []graph.Warning
-	total      int // steps that will be shown
+	wrong      []graph.Range // lines of the Dockerfile that could not be understood
+	total      int           // steps that will be shown
 	begun      time.Time
 }
 
@@ -104,6 +105,10 @@ func (b *book) take(e wire.Event) (s *step, fresh bool) {
 			}
 		}
 		b.warnings = append(b.warnings, e.Warnings...)
+		return nil, false
+	}
+	if e.Kind == wire.Ended {
+		b.wrong = e.Source
 		return nil, false
 	}
 	if s = b.at[e.Vertex]; s == nil {
@@ -184,6 +189,7 @@ func (b *book) report(file string, dockerfile []byte) {
 			b.failure(s, file, dockerfile)
 		}
 	}
+	excerpt(b.w, file, dockerfile, b.wrong)
 	b.remarks(file, dockerfile)
 }
 

@@ -305,7 +305,8 @@ func (w *walker) name(fd int, d *folder, base string, fresh map[string]seen) err
 		}
 		break
 	}
-	e := wire.Entry{Path: rel, Mode: st.Mode, UID: st.Uid, GID: st.Gid, Mtime: st.Mtim.Nano()}
+	// Owners are root's: who has a file here says nothing there.
+	e := wire.Entry{Path: rel, Mode: st.Mode, Mtime: st.Mtim.Nano()}
 	if !keep && !e.IsDir() || !w.wanted(&e) {
 		return nil
 	}

@@ -154,6 +154,8 @@ type Event struct {
 	// Of "ended".
 	Built *Built `json:"built,omitempty"`
 	Code  int    `json:"code,omitempty"` // exit status of the program that failed
+	// Source are the lines of the Dockerfile that the error is about, where no vertex tells them: it could not be understood.
+	Source []graph.Range `json:"source,omitempty"`
 }
 
 // Vertex is what a command line shows of a vertex.
