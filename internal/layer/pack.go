@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
 )
 
 // PackOptions say what Pack makes of a tree. The zero value is a plain archive of everything.
@@ -141,6 +143,10 @@ func (p *packer) entryAt(dirfd int, base, name, path string, depth int) error {
 	if p.o.Layer && isWhiteout(&st) {
 		dir, last := split(name)
 		return p.mark(join(dir, whiteoutPrefix+last))
+	}
+	if p.o.Layer && strings.HasPrefix(base, whiteoutPrefix) {
+		// Wherever this layer is unpacked, it would not make this file but delete another.
+		return errs.Invalid.Errorf("%q cannot be in an image: in its layers, names that begin with %s stand for deleted files", "/"+path, whiteoutPrefix)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:

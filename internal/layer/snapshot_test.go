@@ -17,6 +17,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/errs"
 )
 
 // mounted mounts the container's overlay on a directory of the test.
@@ -387,6 +389,26 @@ func TestChanges(t *testing.T) {
 	want := "C /etc, D /etc/group, A /etc/new, C /etc/passwd, C /home, A /opt, A /opt/x, C /var, C /var/lib, D /var/lib/a, D /var/lib/b, A /var/lib/sub"
 	if strings.Join(text, ", ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(text, ", "), want)
+	}
+}
+
+// TestReservedNamesAreNotPacked: a file named as whiteouts are would be one in the archive, and delete another where that is unpacked.
+func TestReservedNamesAreNotPacked(t *testing.T) {
+	for _, name := range []string{".wh.etc", "d/.wh.f", "d/.wh.", ".wh..wh..opq"} {
+		s, _ := openStore(t, t.TempDir())
+		if err := s.CreateWritable("", "c"); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(s.base, "containers/c/upper", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Snapshot(t.Context(), s.Lease(), "", "c"); !errs.Invalid.Is(err) || !strings.Contains(err.Error(), `"/`+name+`" cannot be in an image`) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
