@@ -216,7 +216,7 @@ func (c *Client) token(ctx context.Context, e *endpoint, ch challenge, creds Cre
 	q.Header.Set("User-Agent", c.o.UserAgent)
 	resp, err := c.try(ctx, transport, q)
 	if err != nil {
-		return "", fmt.Errorf("get a token from %s: %w", realm.Host, explainNet(err, realm.Host, c.o.Patience))
+		return "", fmt.Errorf("get a token from %s: %w", realm.Host, explainNet(ctx, err, realm.Host))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

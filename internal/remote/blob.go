@@ -119,7 +119,7 @@ func (r *Repository) fetchFrom(ctx context.Context, e *endpoint, p *content.Part
 		return errs.Unavailable.Errorf("blob %s: registry %s answered %s", d.Digest, e.base.Host, resp.Status)
 	case from > 0: // the whole: skip what is there
 		if _, err := io.CopyN(io.Discard, resp.Body, from); err != nil {
-			return r.broken(err, e)
+			return r.broken(ctx, err, e)
 		}
 	}
 	if n := resp.ContentLength; n >= 0 {
@@ -141,18 +141,18 @@ func (r *Repository) fetchFrom(ctx context.Context, e *endpoint, p *content.Part
 		}
 		if err == io.EOF {
 			if p.Offset() < d.Size {
-				return r.broken(io.ErrUnexpectedEOF, e)
+				return r.broken(ctx, io.ErrUnexpectedEOF, e)
 			}
 			return nil
 		}
 		if err != nil {
-			return r.broken(err, e)
+			return r.broken(ctx, err, e)
 		}
 	}
 }
 
-func (r *Repository) broken(err error, e *endpoint) error {
-	return &brokenError{explainNet(err, e.base.Host, r.c.o.Patience)}
+func (r *Repository) broken(ctx context.Context, err error, e *endpoint) error {
+	return &brokenError{explainNet(ctx, err, e.base.Host)}
 }
 
 // rangeStart reads the first byte's position of a Content-Range (RFC 9110 §14.4).
@@ -194,7 +194,7 @@ func (r *Repository) blob(ctx context.Context, e *endpoint, d ocispec.Descriptor
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, d.Size+1))
 	if err != nil {
-		return nil, r.broken(err, e)
+		return nil, r.broken(ctx, err, e)
 	}
 	if int64(len(data)) != d.Size {
 		return nil, errs.Invalid.Errorf("blob %s has %d bytes, not %d as promised", d.Digest, len(data), d.Size)

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -157,7 +158,7 @@ var (
 )
 
 // explainNet gives an error of the way to a registry its kind, and a line that mends it.
-func explainNet(err error, host string, p Patience) error {
+func explainNet(ctx context.Context, err error, host string) error {
 	if err == nil || errs.KindOf(err) != errs.Internal {
 		return err
 	}
@@ -177,7 +178,7 @@ func explainNet(err error, host string, p Patience) error {
 		line = fmt.Sprintf("The certificate of %s is for other names: use one of them, or have it made for this one", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		line = fmt.Sprintf("Nothing listens at %s: is the registry running, and is that its port?", host)
-		if other := listening(host); other != "" {
+		if other := listening(ctx, host); other != "" {
 			line = fmt.Sprintf("Nothing listens at %s, but at %s: write %[2]s/NAME", host, other)
 		}
 	case errors.As(err, &dns) && dns.IsNotFound:
@@ -189,15 +190,21 @@ func explainNet(err error, host string, p Patience) error {
 	return errs.Unavailable.Wrap(err)
 }
 
+// lookAround bounds the search for who else listens on a host, its name's look-up included.
+const lookAround = time.Second
+
 // listening looks for who else listens on a host, at the ports that registries have.
-func listening(hostport string) string {
+func listening(ctx context.Context, hostport string) string {
+	ctx, cancel := context.WithTimeout(ctx, lookAround)
+	defer cancel()
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = strings.Trim(hostport, "[]")
 	}
 	for _, port := range []string{"5000", "443"} {
 		if other := net.JoinHostPort(host, port); other != hostport {
-			if c, err := net.DialTimeout("tcp", other, 300*time.Millisecond); err == nil {
+			d := net.Dialer{Timeout: 300 * time.Millisecond}
+			if c, err := d.DialContext(ctx, "tcp", other); err == nil {
 				c.Close()
 				return other
 			}

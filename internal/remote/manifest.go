@@ -63,7 +63,7 @@ func (r *Repository) manifest(ctx context.Context, e *endpoint, ref string, d di
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 	if err != nil {
-		return Manifest{}, explainNet(err, e.base.Host, r.c.o.Patience)
+		return Manifest{}, explainNet(ctx, err, e.base.Host)
 	}
 	if len(data) > maxManifest {
 		return Manifest{}, errs.Invalid.Errorf("manifest %s of %s is larger than %d bytes", ref, r.name.Name(), maxManifest)

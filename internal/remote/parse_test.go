@@ -1,6 +1,8 @@
 package remote
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -137,5 +139,23 @@ func TestHostOf(t *testing.T) {
 		if got := hostOf(in); got != want {
 			t.Errorf("%q: %s", in, got)
 		}
+	}
+}
+
+// TestListening: who else listens on a host is found out while the caller waits, and no longer.
+func TestListening(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.83.12.5:5000")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	if got := listening(ctx, "127.83.12.5:1"); got != "127.83.12.5:5000" {
+		t.Errorf("found %q", got)
+	}
+	cancel()
+	if got := listening(ctx, "127.83.12.5:1"); got != "" {
+		t.Errorf("found %q for nobody", got)
 	}
 }

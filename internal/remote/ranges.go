@@ -107,7 +107,7 @@ func (r *Repository) fetchSegment(ctx context.Context, e *endpoint, d ocispec.De
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		err = r.broken(err, e)
+		err = r.broken(ctx, err, e)
 	}
 	return buf[:n], err
 }

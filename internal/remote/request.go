@@ -65,7 +65,7 @@ func (r *Repository) do(ctx context.Context, e *endpoint, q request) (*http.Resp
 				return nil, ctx.Err()
 			}
 			if q.once || n >= p.Tries || lasting(err) || errs.KindOf(err) != errs.Internal {
-				return nil, explainNet(err, e.base.Host, p)
+				return nil, explainNet(ctx, err, e.base.Host)
 			}
 		} else if resp.StatusCode < 400 {
 			return resp, nil
@@ -192,7 +192,7 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		}
 		reason = err // of both, the last one's, as in Docker
 	}
-	return explainNet(reason, e.base.Host, r.c.o.Patience)
+	return explainNet(ctx, reason, e.base.Host)
 }
 
 // setScheme is called with e.mu held. Who reads base has passed settle, and so that lock.
