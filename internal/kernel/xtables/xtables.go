@@ -111,13 +111,13 @@ func (l layout) parse(info, entries []byte) (*Chain, error) {
 		}
 		e := entries[at:]
 		target, next := int(binary.NativeEndian.Uint16(e[l.offsets:])), int(binary.NativeEndian.Uint16(e[l.offsets+2:]))
-		if target < l.entry || next < target+40 || next > len(e) {
+		if target < l.entry || next < target+32 || next > len(e) {
 			return nil, errBroken
 		}
 		e = e[:next]
 		name := text(e[target+2 : target+31])
-		// A standard target has no name, and a verdict of -NF_DROP-1.
-		drops := name == "" && int32(binary.NativeEndian.Uint32(e[target+32:])) == -1
+		// A standard target has no name, and a verdict of -NF_DROP-1. Others may have no data at all.
+		drops := name == "" && next >= target+36 && int32(binary.NativeEndian.Uint32(e[target+32:])) == -1
 		if at == policy {
 			c.Drops = drops
 			return c, nil

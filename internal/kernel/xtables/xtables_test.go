@@ -88,6 +88,30 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestTargetWithoutData: a rule whose target has nothing but its name, such as TARPIT of xtables-addons, hides none of the others.
+func TestTargetWithoutData(t *testing.T) {
+	t.Parallel()
+	for v6, l := range layouts {
+		var entries []byte
+		put := func(target string, data ...byte) {
+			e := make([]byte, l.entry+32)
+			binary.NativeEndian.PutUint16(e[l.offsets:], uint16(l.entry))
+			binary.NativeEndian.PutUint16(e[l.offsets+2:], uint16(len(e)+len(data)))
+			copy(e[l.entry+2:], target)
+			entries = append(entries, append(e, data...)...)
+		}
+		put("TARPIT")
+		put("REJECT", make([]byte, 8)...)
+		policy := len(entries)
+		put("", 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
+		info := make([]byte, infoSize)
+		binary.NativeEndian.PutUint32(info[56+4*2:], uint32(policy)) // of FORWARD
+		if c, err := l.parse(info, entries); err != nil || !c.Drops || !c.Refuses {
+			t.Errorf("v6 %v: %+v, %v", v6, c, err)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	info, entries := make([]byte, infoSize), make([]byte, 152)
 	binary.NativeEndian.PutUint16(entries[88:], 112)
