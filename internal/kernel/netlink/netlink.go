@@ -181,7 +181,7 @@ func (c *Conn) Do(b *Batch) error {
 	if err := c.send(b.buf); err != nil {
 		return fmt.Errorf("send netlink request: %w", err)
 	}
-	return c.acks(first, c.seq)
+	return c.acks(first, c.seq, false)
 }
 
 // Transact sends the messages as one nfnetlink transaction: all of them, or none. Whichever failed first is told.
@@ -213,15 +213,16 @@ func (c *Conn) Transact(subsystem uint16, b *Batch) error {
 	if err := c.send(all.buf); err != nil {
 		return fmt.Errorf("send netfilter transaction: %w", err)
 	}
-	err := c.acks(first, ack)
+	err := c.acks(first, ack, true)
 	if e := (*Error)(nil); errors.As(err, &e) {
 		e.Index-- // BATCH_BEGIN is not the caller's
 	}
 	return err
 }
 
-// acks reads until the message numbered last is answered.
-func (c *Conn) acks(first, last uint32) error {
+// acks reads until the message numbered last is answered. In a transaction the first message, which begins it, is answered only
+// where all of it is refused (no such subsystem in this kernel, no CAP_NET_ADMIN, no memory); nothing need follow then.
+func (c *Conn) acks(first, last uint32, transaction bool) error {
 	var failed *Error
 	for {
 		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
@@ -240,7 +241,7 @@ func (c *Conn) acks(first, last uint32) error {
 				e.Index = int(m.seq - first)
 				failed = e
 			}
-			done = done || m.seq == last
+			done = done || m.seq == last || transaction && m.seq == first
 			return true
 		})
 		switch {
@@ -345,8 +346,12 @@ func (s *Stop) Stop() { unix.Write(s.fd, []byte{1, 0, 0, 0, 0, 0, 0, 1}) }
 // Close is for when no Receive uses it any more.
 func (s *Stop) Close() error { return unix.Close(s.fd) }
 
-// Receive waits for what multicast groups bring, and hands it to fn. It fails with unix.ENOBUFS when something was
-// lost, after which it may be called again, and with ErrStopped.
+// atOnce bounds how many datagrams one Receive takes in.
+const atOnce = 10000
+
+// Receive waits for what multicast groups bring, and hands it to fn with all that is there already: of a change of thousands of
+// rules, say, the kernel tells by hundreds of datagrams at once. It fails with unix.ENOBUFS when something was lost, after which it
+// may be called again, and with ErrStopped.
 func (c *Conn) Receive(stop *Stop, fn func(Message)) error {
 	for {
 		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(stop.fd), Events: unix.POLLIN}}
@@ -358,14 +363,26 @@ func (c *Conn) Receive(stop *Stop, fn func(Message)) error {
 		if fds[1].Revents != 0 {
 			return ErrStopped
 		}
-		n, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT)
-		if err == unix.EAGAIN || err == unix.EINTR {
-			continue
+		got := 0
+		for got < atOnce {
+			n, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT)
+			if err == unix.EINTR {
+				continue
+			}
+			if err == unix.EAGAIN {
+				break
+			}
+			if err == nil {
+				err = each(c.buf[:n], func(m Message) bool { fn(m); return true })
+			}
+			if err != nil {
+				return err
+			}
+			got++
 		}
-		if err != nil {
-			return err
+		if got > 0 {
+			return nil
 		}
-		return each(c.buf[:n], func(m Message) bool { fn(m); return true })
 	}
 }
 
