@@ -38,6 +38,11 @@ func key(m []byte, q Question, upstream string) string {
 	if o.options {
 		return ""
 	}
+	// Records that are not looked at may ask for something else, too.
+	others := binary.BigEndian.Uint16(m[6:]) | binary.BigEndian.Uint16(m[8:])
+	if more := binary.BigEndian.Uint16(m[10:]); others != 0 || more > 1 || (more == 1) != o.present {
+		return ""
+	}
 	var flags [4]byte
 	flags[0], flags[1] = m[2]&0x01, m[3]&0x30 // RD, AD, CD
 	if o.present {

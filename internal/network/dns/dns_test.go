@@ -322,6 +322,53 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestKeys: what may have another answer has another key. One label with a dot in it is not two labels.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	wire := func(labels ...string) []byte {
+		m := query("", typeA)[:headerLen]
+		for _, l := range labels {
+			m = append(append(m, byte(len(l))), l...)
+		}
+		return append(m, 0, 0, typeA, 0, classIN)
+	}
+	seen := map[string][]string{}
+	for _, labels := range [][]string{{"www", "example", "test"}, {"www.example", "test"}, {"www.example.test"}, {`www\.example`, "test"}, {`www\`, "example", "test"}, {`www\\`, "example", "test"}} {
+		m := wire(labels...)
+		q, err := parse(m)
+		if err != nil {
+			t.Fatal(labels, err)
+		}
+		k := key(m, q, "up")
+		if seen[k] != nil {
+			t.Errorf("%q has the answer of %q", labels, seen[k])
+		}
+		seen[k] = labels
+	}
+	if _, q, forward := Answer(wire("a.b"), known{"a.b": nil}); !forward {
+		t.Errorf("one label was taken for %q", q.name)
+	}
+	// 255 bytes are the most (RFC 1035 §2.3.4).
+	long := []string{strings.Repeat("a", 63), strings.Repeat("b", 63), strings.Repeat("c", 63), strings.Repeat(".", 61)}
+	if _, err := parse(wire(long...)); err != nil {
+		t.Error(err)
+	}
+	long[3] += "d"
+	if _, err := parse(wire(long...)); err == nil {
+		t.Error("a name of 256 bytes")
+	}
+	// An answer to more than the question is not for others.
+	m := query("a.test", typeA)
+	q, _ := parse(m)
+	for _, at := range []int{7, 9, 11} {
+		more := append(slices.Clone(m), 0, 0, typeA, 0, classIN, 0, 0, 0, 0, 0, 0)
+		more[at] = 1
+		if key(more, q, "up") != "" {
+			t.Errorf("a query with a record in section %d is cached", at/2-3)
+		}
+	}
+}
+
 func TestEDNS(t *testing.T) {
 	t.Parallel()
 	k := known{}

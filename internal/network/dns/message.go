@@ -42,7 +42,7 @@ var (
 
 // Question is what a query asks.
 type Question struct {
-	name  string // lower case, without the dot at the end
+	name  string // lower case, without the dot at the end; a dot or backslash within a label has a backslash before it
 	kind  uint16
 	class uint16
 	end   int // where it ends in the message
@@ -69,15 +69,20 @@ func parse(m []byte) (q Question, err error) {
 			break
 		}
 		// No compression: there is nothing before the question that it could point to.
-		if n > 63 || at+n > len(m) || name.Len()+n+1 > 255 {
+		if n > 63 || at+n > len(m) || at-headerLen+n+1 > 255 {
 			return q, errMessage
 		}
 		if name.Len() > 0 {
 			name.WriteByte('.')
 		}
 		for _, c := range m[at : at+n] {
-			if 'A' <= c && c <= 'Z' {
+			switch {
+			case 'A' <= c && c <= 'Z':
 				c += 'a' - 'A'
+			case c == '.' || c == '\\':
+				// A dot within a label divides nothing. Unmarked, the one label "a.b" would have the answer to a.b in the cache, for all
+				// containers: that there is no such name.
+				name.WriteByte('\\')
 			}
 			name.WriteByte(c)
 		}
