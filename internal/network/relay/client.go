@@ -87,6 +87,7 @@ func (c *client) call(req *protocol.Request, fds []int) (*protocol.Reply, []int,
 	if err != nil {
 		return nil, nil, err
 	}
+	c.conn.WriteDeadline(time.Now().Add(deadline)) // one that is stopped takes what goes into the socket, and no more
 	if err := c.conn.Send(body, fds); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errGone, err)
 	}
