@@ -43,8 +43,38 @@ type Binding struct {
 type Book struct {
 	host *netns.Namespace
 
-	mu   sync.Mutex
-	held map[slot]holding
+	mu    sync.Mutex
+	held  map[slot]holding
+	count map[number]int // of held, by what they may be in each other's way
+}
+
+// number is a port of all addresses of a family.
+type number struct {
+	proto string
+	v4    bool
+	port  uint16
+}
+
+func (s slot) number() number { return number{s.proto, s.host.Addr().Is4(), s.host.Port()} }
+
+// put and drop change held. b.mu is held.
+func (b *Book) put(s slot, h holding) {
+	if _, ok := b.held[s]; !ok {
+		b.count[s.number()]++
+	}
+	b.held[s] = h
+}
+
+func (b *Book) drop(s slot) {
+	if _, ok := b.held[s]; !ok {
+		return
+	}
+	delete(b.held, s)
+	if n := s.number(); b.count[n] > 1 {
+		b.count[n]--
+	} else {
+		delete(b.count, n)
+	}
 }
 
 type slot struct {
@@ -58,7 +88,9 @@ type holding struct {
 }
 
 // New keeps a book of the ports of the host's namespace.
-func New(host *netns.Namespace) *Book { return &Book{host: host, held: map[slot]holding{}} }
+func New(host *netns.Namespace) *Book {
+	return &Book{host: host, held: map[slot]holding{}, count: map[number]int{}}
+}
 
 // Protocol returns the protocol's number.
 func Protocol(name string) (n uint8, ok bool) {
@@ -123,7 +155,7 @@ func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool, unti
 				continue
 			}
 			if kept(x) {
-				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
+				b.put(slot{x.Proto, x.Host}, holding{-1, owner})
 				continue
 			}
 			err := b.hold(owner, x)
@@ -131,7 +163,7 @@ func (b *Book) Again(owner string, list []Binding, kept func(Binding) bool, unti
 				time.Sleep(time.Millisecond)
 			}
 			if err != nil {
-				b.held[slot{x.Proto, x.Host}] = holding{-1, owner}
+				b.put(slot{x.Proto, x.Host}, holding{-1, owner})
 				if first == nil {
 					first = err
 				}
@@ -155,7 +187,7 @@ func (b *Book) release(list []Binding) {
 			if h.fd >= 0 {
 				unix.Close(h.fd)
 			}
-			delete(b.held, s)
+			b.drop(s)
 		}
 	}
 }
@@ -175,7 +207,7 @@ func (b *Book) Close() {
 		if h.fd >= 0 {
 			unix.Close(h.fd)
 		}
-		delete(b.held, s)
+		b.drop(s)
 	}
 }
 
@@ -260,20 +292,22 @@ func orAll(a, all netip.Addr) netip.Addr {
 // hold binds a socket to the port. An error's kind is Internal when another port may do.
 func (b *Book) hold(owner string, x Binding) error {
 	s := slot{x.Proto, x.Host}
-	for other := range b.held {
-		// 0.0.0.0 takes a port for all addresses. Where sockets cannot tell, the book must.
-		if other.proto == s.proto && other.host.Port() == s.host.Port() && other.host.Addr().Is4() == s.host.Addr().Is4() &&
-			(other.host.Addr() == s.host.Addr() || other.host.Addr().IsUnspecified() || s.host.Addr().IsUnspecified()) {
-			return &Busy{b.held[other].owner, fmt.Errorf("Bind for %s failed: port is already allocated", x.Host)}
+	if b.count[s.number()] > 0 { // else there is no need to look at all of them, for each of thousands
+		for other := range b.held {
+			// 0.0.0.0 takes a port for all addresses. Where sockets cannot tell, the book must.
+			if other.proto == s.proto && other.host.Port() == s.host.Port() && other.host.Addr().Is4() == s.host.Addr().Is4() &&
+				(other.host.Addr() == s.host.Addr() || other.host.Addr().IsUnspecified() || s.host.Addr().IsUnspecified()) {
+				return &Busy{b.held[other].owner, fmt.Errorf("Bind for %s failed: port is already allocated", x.Host)}
+			}
 		}
 	}
 	fd, err := bind(x.Proto, x.Host, x.Relayed)
 	switch {
 	case err == nil:
-		b.held[s] = holding{fd, owner}
+		b.put(s, holding{fd, owner})
 		return nil
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
-		b.held[s] = holding{-1, owner} // sctp on a kernel without it: rules do, sockets don't
+		b.put(s, holding{-1, owner}) // sctp on a kernel without it: rules do, sockets don't
 		return nil
 	case errors.Is(err, unix.EADDRINUSE):
 		return &Busy{"", fmt.Errorf("failed to bind host port %s/%s: address already in use", x.Host, x.Proto)}

@@ -94,6 +94,31 @@ func TestReserve(t *testing.T) {
 	b.Release(list)
 }
 
+// TestManyPorts: a range of thousands is a matter of moments, for all others wait meanwhile.
+func TestManyPorts(t *testing.T) {
+	ns := lab.New(t).Host
+	b := New(ns)
+	defer b.Close()
+	var many []Request
+	for port := uint16(20000); port < 25000; port++ {
+		many = append(many, Request{"udp", port, netip.MustParseAddr("127.0.0.1"), port, port, false})
+	}
+	list, err := b.Reserve("many", true, false, many)
+	if errors.Is(err, unix.EMFILE) {
+		t.Skip(err)
+	}
+	if err != nil || len(list) != len(many) || len(b.count) != len(many) {
+		t.Fatal(len(list), err)
+	}
+	if _, err := b.Reserve("one", true, false, []Request{{"udp", 1, netip.Addr{}, 22222, 22222, false}}); err == nil || !strings.Contains(err.Error(), "container many has it") {
+		t.Error(err)
+	}
+	b.Release(list)
+	if len(b.held)+len(b.count) != 0 {
+		t.Errorf("%d held, %d counted", len(b.held), len(b.count))
+	}
+}
+
 func FuzzSocketsOn(f *testing.F) {
 	f.Add("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   0: 00000000:2328 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1\n")
 	f.Fuzz(func(t *testing.T, s string) {
