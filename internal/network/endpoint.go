@@ -52,8 +52,8 @@ func checkEndpoint(n *network, want *api.EndpointSettings) error {
 			bad("unrecognised network interface sysctl '%s'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'", s)
 		}
 	}
-	if name, ok := want.DriverOpts[optIface]; ok && (name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r%")) {
-		bad("invalid interface name %q: it needs 1 to 15 characters, none of them / : %% or blank", name)
+	if name, ok := want.DriverOpts[optIface]; ok && !isInterface(name) {
+		bad("invalid interface name %q: %s", name, interfaceNames)
 	}
 	switch len(list) {
 	case 0:

@@ -96,8 +96,14 @@ func checkOptions(r *record) error {
 				err = fmt.Errorf("addresses are not announced here: a container's hardware address follows from its IP address, so neighbours are not misled")
 			}
 		case optName:
-			if len(v) > 15 {
-				return errs.Invalid.Errorf("failed to use bridge name %s: interface names have at most 15 characters", v)
+			if v != "" && !isInterface(v) { // "" is: none is wished for
+				return errs.Invalid.Errorf("failed to use bridge name %s: %s", v, interfaceNames)
+			}
+		case optTrusted:
+			for _, name := range trusted(v) {
+				if !isInterface(name) {
+					err = fmt.Errorf("invalid interface name %q: %s", name, interfaceNames)
+				}
 			}
 		}
 		if err != nil {
@@ -113,6 +119,18 @@ func checkOptions(r *record) error {
 	return checkMacvlan(r)
 }
 
+// interfaceNames is what the kernel takes for an interface's name; in one with % it would put a number of its own.
+const interfaceNames = "it needs 1 to 15 characters, none of them / : % or blank"
+
+func isInterface(name string) bool {
+	return name != "" && len(name) <= 15 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r%\x00")
+}
+
+// trusted are the interfaces in an option's value, as Docker divides it.
+func trusted(v string) []string {
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ':' })
+}
+
 func (n *network) flag(option string, missing bool) bool {
 	v, err := strconv.ParseBool(n.Options[option])
 	if err != nil {
@@ -124,7 +142,7 @@ func (n *network) flag(option string, missing bool) bool {
 // rules is what the firewall is told of the network.
 func (n *network) rules() firewall.Network {
 	f := firewall.Network{Bridge: n.BridgeName, Internal: n.Internal, NoICC: !n.flag(optICC, true), V4: n.family(false), V6: n.family(true),
-		Trusted: strings.FieldsFunc(n.Options[optTrusted], func(r rune) bool { return r == ':' })}
+		Trusted: trusted(n.Options[optTrusted])}
 	for _, x := range n.subnets {
 		f.Subnets = append(f.Subnets, x.Subnet)
 	}

@@ -193,10 +193,18 @@ func TestBridgeOptions(t *testing.T) {
 		optAnnounce:     {"3", ""},
 		optDefault:      {"true", ""},
 		optName:         {"sixteen-letters-", ""},
+		optTrusted:      {"eth0:sixteen-letters-", `failed to parse com.docker.network.bridge.trusted_host_interfaces value: eth0:sixteen-letters- (invalid interface name "sixteen-letters-": it needs 1 to 15 characters, none of them / : % or blank)`},
 	} {
 		_, _, err := h.Create(context.Background(), &api.CreateRequest{Name: "x", Options: map[string]string{key: c.value}})
 		if !errs.Invalid.Is(err) || c.text != "" && err.Error() != c.text {
 			t.Errorf("%s=%s: %v", key, c.value, err)
+		}
+	}
+	for _, name := range []string{"br%d", "a/b", "..", "a b"} {
+		for _, key := range []string{optName, optTrusted} {
+			if _, _, err := h.Create(context.Background(), &api.CreateRequest{Name: "x", Options: map[string]string{key: name}}); !errs.Invalid.Is(err) {
+				t.Errorf("%s=%s: %v", key, name, err)
+			}
 		}
 	}
 	if _, _, err := h.Create(context.Background(), &api.CreateRequest{Name: "x", Options: map[string]string{optMTU: "-1"}}); err == nil || err.Error() != "invalid MTU number: -1" {
