@@ -1,15 +1,20 @@
 package network
 
 import (
+	"errors"
 	"hash/fnv"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/kernel/link"
+	"gantry/internal/kernel/netlink"
 )
 
 // With the publish-policy "firewall" the relay stands between clients and containers, and wears the clients' addresses
 // towards these. What the containers answer is for those addresses, but must come back to the relay: the firewall marks it
 // (firewall.Table.Divert), and a rule of routing leads what is marked to a table in which every address is the host's. Mark
-// and table have one number, the engine's own. All this is there while a port is published so.
+// and table have one number, the engine's own. All this is there while a port is published so; whoever flushes rules of routing
+// (`ip rule flush`, some network managers at their start) finds them made again at once.
 
 // divert is that rule. Its priority is before those that VPNs make.
 func (s *Service) divert() *link.Divert {
@@ -36,6 +41,7 @@ func (s *Service) divertFor(j *joined) {
 	s.diverting.Lock()
 	defer s.diverting.Unlock()
 	d := s.divert()
+	s.guardDivert(d)
 	err := s.Options.Host.Links().AddDivert(d)
 	if err == nil {
 		err = s.table.Divert(d.Mark)
@@ -74,10 +80,76 @@ func (s *Service) undivertWithout(j *joined) {
 
 func (s *Service) undivert() {
 	s.diverts.Store(false)
+	s.endGuard()
 	if err := s.table.Divert(0); err != nil {
 		s.Log.Warn("marking diverted packets goes on", "err", err)
 	}
 	if err := s.Options.Host.Links().DeleteDivert(s.divert()); err != nil {
 		s.Log.Warn("a rule of routing stays", "err", err)
 	}
+}
+
+// guard is what restores the rule of routing.
+type guard struct {
+	watch *netlink.Conn
+	stop  *netlink.Stop
+	ended chan struct{}
+}
+
+// guardDivert begins to look after d's rule and table, before they are made. s.diverting is held.
+func (s *Service) guardDivert(d *link.Divert) {
+	if s.guard != nil {
+		return
+	}
+	g := &guard{ended: make(chan struct{})}
+	err := s.Options.Host.Do(func() (err error) {
+		g.watch, err = link.MonitorRouting()
+		return err
+	})
+	if err == nil {
+		if g.stop, err = netlink.NewStop(); err != nil {
+			g.watch.Close()
+		}
+	}
+	if err != nil {
+		s.Log.Warn("the rule of routing for diverted connections is not guarded against being flushed", "err", err)
+		return
+	}
+	s.guard = g
+	go func() {
+		defer close(g.ended)
+		for {
+			took := false
+			err := g.watch.Receive(g.stop, func(m netlink.Message) { took = took || d.Took(m) })
+			switch {
+			case errors.Is(err, netlink.ErrStopped):
+				return
+			case errors.Is(err, unix.ENOBUFS):
+			case err != nil:
+				s.Log.Warn("the rule of routing for diverted connections is no longer guarded against being flushed", "err", err)
+				return
+			case !took:
+				continue
+			}
+			// What is there stays as it is. (It cannot be our own end that was seen: the guard ends before that.)
+			if err := s.Options.Host.Links().AddDivert(d); err != nil {
+				s.Log.Error("making the rule of routing for diverted connections again failed", "err", err)
+			} else if took {
+				s.Log.Info("the rule of routing for diverted connections was changed by another program; it is made again")
+			}
+		}
+	}()
+}
+
+// endGuard ends that. s.diverting is held.
+func (s *Service) endGuard() {
+	g := s.guard
+	if g == nil {
+		return
+	}
+	s.guard = nil
+	g.stop.Stop()
+	<-g.ended
+	g.stop.Close()
+	g.watch.Close()
 }

@@ -236,6 +236,28 @@ func TestPublishPolicy(t *testing.T) {
 			t.Fatal(got, err)
 		}
 	}
+	// And of the rules of routing, and of their tables.
+	table := strconv.Itoa(int(h.divert().Mark))
+	routes := func() (n int) {
+		for _, f := range []string{"-4", "-6"} {
+			h.Lab.Host.Do(func() error {
+				out, err := exec.Command("ip", f, "route", "show", "table", table).Output()
+				n += strings.Count(string(out), "local default")
+				return err
+			})
+		}
+		return n
+	}
+	for _, how := range []string{"-4 rule del pref 90", "-6 rule del pref 90", "-4 route flush table " + table, "-6 route flush table " + table} {
+		if err := h.Lab.Host.Do(func() error { return exec.Command("ip", strings.Fields(how)...).Run() }); err != nil {
+			t.Fatal(how, err)
+		}
+		for end := time.Now().Add(10 * time.Second); h.diverted() != 2 || routes() != 2; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("after ip %s: %d rules of routing, %d routes", how, h.diverted(), routes())
+			}
+		}
+	}
 	old := h.relayPid(t, 0)
 	syscall.Kill(old, syscall.SIGKILL)
 	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8084", "six "+lab.OutsideAddr)

@@ -80,6 +80,7 @@ type Service struct {
 	diverting    sync.Mutex // divert.go
 	diverts      atomic.Bool
 	failedDivert bool
+	guard        *guard
 
 	mu     sync.Mutex
 	kept   bool // Keep has been told who runs
@@ -135,6 +136,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 // the relay goes on, unless it holds nothing. Where no container is connected nothing is left on the host.
 func (s *Service) Close() {
 	s.work.Wait()
+	s.diverting.Lock()
+	s.endGuard() // the rule stays for those that run on
+	s.diverting.Unlock()
 	s.retire()
 	s.relay.Close()
 	s.table.Close()

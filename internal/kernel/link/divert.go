@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -44,6 +45,25 @@ func (c *Conn) AddDivert(d *Divert) error {
 		return fmt.Errorf("divert marked packets: %w", err)
 	}
 	return nil
+}
+
+// MonitorRouting waits for changes to rules of routing and to routes of the calling thread's namespace.
+func MonitorRouting() (*netlink.Conn, error) {
+	return netlink.Dial(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+}
+
+// Took reports whether a message of a MonitorRouting tells that the rule or something of its table was taken away.
+func (d *Divert) Took(m netlink.Message) (yes bool) {
+	const head = unix.SizeofRtMsg // struct fib_rule_hdr is as long, and FRA_TABLE is RTA_TABLE
+	if m.Type != unix.RTM_DELRULE && m.Type != unix.RTM_DELROUTE || len(m.Data) < head {
+		return false
+	}
+	netlink.Attrs(m.Data[head:], func(typ uint16, data []byte) {
+		if typ == unix.RTA_TABLE && len(data) == 4 {
+			yes = binary.NativeEndian.Uint32(data) == d.Mark
+		}
+	})
+	return yes
 }
 
 // DeleteDivert takes away what AddDivert made.
