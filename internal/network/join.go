@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	api "github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/errs"
 	"gantry/internal/failpoint"
@@ -363,8 +364,12 @@ func (s *Service) made(j *joined) (map[string]*network, error) {
 		if n == nil {
 			return nil, errs.NotFound.Errorf("network %s not found", e.Name)
 		}
-		if err := s.ensure(n); err != nil {
+		fresh, err := s.ensure(n)
+		if err != nil {
 			return nil, errs.KindOf(err).Errorf("failed to set up network %s: %w", n.Name, err)
+		}
+		if fresh {
+			s.table.PassLegacy()
 		}
 	}
 	return nets, nil
@@ -377,21 +382,25 @@ func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []
 	case "host", "null":
 		return nil
 	case "bridge":
-		pair := link.Veth{Name: e.Link, MTU: n.mtu, Hairpin: n.bridged4, Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()}
+		pair := link.Veth{Name: e.Link, Peer: e.Iface, PeerMAC: e.MAC, PeerNS: ns.Fd()}
 		add := func() error {
-			pair.Master = n.index
+			n.making.Lock() // another start may be making it again
+			pair.Master, pair.MTU, pair.Hairpin = n.index, n.mtu, n.bridged4
 			// Where the host's rules see what the bridge passes on they keep containers apart. An isolated port there would also
 			// lose what is led to a sibling's published port: br_netfilter does not route that, but bridges it.
 			pair.Isolated = !n.flag(optICC, true) && !n.filtered()
+			n.making.Unlock()
 			return links.AddVeth(&pair)
 		}
 		err := add()
 		if errors.Is(err, link.ErrNotFound) || isGone(err) {
 			// Somebody deleted the bridge: it is made again.
 			n.making.Lock()
-			n.index = 0
+			if n.index == pair.Master { // else somebody else has done it
+				n.index = 0
+			}
 			n.making.Unlock()
-			if err = s.ensure(n); err == nil {
+			if _, err = s.ensure(n); err == nil {
 				err = add()
 			}
 		}
@@ -411,7 +420,14 @@ func (s *Service) plug(n *network, e *endpoint, ns *netns.Namespace, gateways []
 	if err := e.setSysctls(ns); err != nil {
 		return err
 	}
-	return ns.Links().Configure(&link.Interface{Name: e.Iface, Addrs: e.addresses(), Gateways: n.ways(gateways)})
+	inside := &link.Interface{Name: e.Iface, Addrs: e.addresses(), Gateways: n.ways(gateways)}
+	err := ns.Links().Configure(inside)
+	if e.V6.IsValid() && errors.Is(err, unix.EACCES) { // namespaces may have their switches from the host (net.core.devconf_inherit_init_net)
+		if err = switchIPv6On(ns, e.Iface); err == nil {
+			err = ns.Links().Configure(inside)
+		}
+	}
+	return err
 }
 
 // hostBinding is where ports of the network are published when nothing else is said.

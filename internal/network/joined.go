@@ -207,6 +207,7 @@ func (s *Service) Keep(pid func(id string) int) error {
 	if len(rules) > 0 {
 		s.relink()
 		err = s.table.Set(rules, ports)
+		s.work.Go(s.table.PassLegacy)
 	}
 	until := time.Now().Add(2 * time.Second)
 	for _, j := range held {

@@ -106,7 +106,10 @@ func (s *Service) forsake(n *network) {
 
 // macvlan is the interface of an endpoint, to be made on l in the namespace with this descriptor.
 func (n *network) macvlan(e *endpoint, l link.Link, ns int) *link.Macvlan {
-	m := &link.Macvlan{Name: e.Iface, Parent: l.Index, Kind: n.Driver, MTU: min(n.mtu, l.MTU), MAC: e.MAC, NS: ns}
+	n.making.Lock()
+	mtu := n.mtu
+	n.making.Unlock()
+	m := &link.Macvlan{Name: e.Iface, Parent: l.Index, Kind: n.Driver, MTU: min(mtu, l.MTU), MAC: e.MAC, NS: ns}
 	if n.Driver == "ipvlan" {
 		m.Mode, m.Flags = ipvlanModes[n.Options[optIpvlanMode]], ipvlanFlags[n.Options[optIpvlanFlag]]
 	} else {

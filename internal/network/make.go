@@ -11,18 +11,21 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/errs"
 	"gantry/internal/kernel/link"
+	"gantry/internal/kernel/netns"
 	"gantry/internal/network/ipam"
 )
 
 // ensure makes what stands for a network on the host, unless it is there. A bridge that is there already, the user's
 // or that of an engine before, is taken.
-func (s *Service) ensure(n *network) error {
+func (s *Service) ensure(n *network) (made bool, err error) {
 	n.making.Lock()
 	defer n.making.Unlock()
 	if n.index != 0 {
-		return nil
+		return false, nil
 	}
 	links := s.Options.Host.Links()
 	n.mtu = s.MTU
@@ -34,10 +37,10 @@ func (s *Service) ensure(n *network) error {
 	}
 	if n.isMacvlan() {
 		_, err := s.parent(n)
-		return err
+		return false, err
 	}
 	if n.Driver != "bridge" {
-		return nil
+		return false, nil
 	}
 	var addrs []netip.Prefix
 	for _, x := range n.subnets {
@@ -50,29 +53,45 @@ func (s *Service) ensure(n *network) error {
 		var seed [4]byte
 		rand.Read(seed[:])
 		// One of its own: else it would change as containers come and go, and with it their gateway's.
-		err = links.AddBridge(&link.Bridge{Name: n.BridgeName, MTU: n.mtu, MAC: ipam.MAC(n.subnets[0].Gateway, seed), Addrs: addrs})
+		br := &link.Bridge{Name: n.BridgeName, MTU: n.mtu, MAC: ipam.MAC(n.subnets[0].Gateway, seed), Addrs: addrs}
+		err = links.AddBridge(br)
+		switched := errors.Is(err, unix.EACCES)
+		if switched {
+			br.Addrs = nil
+			if err = links.AddBridge(br); err == nil {
+				err = switchIPv6On(s.Options.Host, n.BridgeName)
+			}
+		}
 		if err == nil {
 			l, err = links.Find(n.BridgeName)
 		}
+		if err == nil && switched {
+			err = links.AddGateways(l.Index, addrs)
+		}
 	} else if err == nil {
 		if l.Kind != "bridge" {
-			return errs.Conflict.Errorf("interface %s exists and is no bridge: give the network another name by -o %s", n.BridgeName, optName)
+			return false, errs.Conflict.Errorf("interface %s exists and is no bridge: give the network another name by -o %s", n.BridgeName, optName)
 		}
-		if err = links.AddAddrs(l.Index, addrs); err == nil {
+		if err = links.AddAddrs(l.Index, addrs); errors.Is(err, unix.EACCES) {
+			if err = switchIPv6On(s.Options.Host, n.BridgeName); err == nil {
+				err = links.AddAddrs(l.Index, addrs)
+			}
+		}
+		if err == nil {
 			err = links.Up(n.BridgeName)
 		}
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := s.Options.Host.Do(func() error { return s.sysctls(n) }); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.table.AddNetwork(n.rules()); err != nil {
-		return err
+		return false, err
 	}
 	n.index = l.Index
-	return nil
+	return true, nil
 }
 
 // unmake takes away what ensure made. A bridge that was there before the network stays.
@@ -166,6 +185,12 @@ func (s *Service) sysctls(n *network) error {
 		return sysctl(all, "1")
 	}
 	return nil
+}
+
+// switchIPv6On lets an interface have IPv6 addresses where new ones may not (net.ipv6.conf.default.disable_ipv6): they are refused
+// with EACCES. As Docker, we take a network that was asked for with IPv6 for the more particular wish.
+func switchIPv6On(ns *netns.Namespace, iface string) error {
+	return ns.Do(func() error { return sysctl("net/ipv6/conf/"+iface+"/disable_ipv6", "0") })
 }
 
 // isOn reads a switch below /proc/sys.

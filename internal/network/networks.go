@@ -13,6 +13,7 @@ import (
 	api "github.com/moby/moby/api/types/network"
 
 	"gantry/internal/errs"
+	"gantry/internal/failpoint"
 	"gantry/internal/ids"
 	"gantry/internal/network/ipam"
 	"gantry/internal/state"
@@ -55,7 +56,7 @@ type network struct {
 	record
 	subnets []*ipam.Subnet
 
-	making sync.Mutex // one makes what stands for it in the kernel
+	making sync.Mutex // one makes what stands for it in the kernel; it guards what follows
 	index  int32      // of the bridge; 0: not made yet
 	mtu    int
 	// bridged4 and bridged6: packets of the family that the bridge passes on go through the host's rules as well (br_netfilter).
@@ -139,6 +140,7 @@ func (s *Service) Create(ctx context.Context, r *api.CreateRequest) (id, warning
 	if err != nil {
 		return "", "", err
 	}
+	defer s.table.PassLegacy() // without the lock: others start meanwhile
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.names[r.Name] != "" {
@@ -167,11 +169,17 @@ func (s *Service) Create(ctx context.Context, r *api.CreateRequest) (id, warning
 		_, err := s.Options.Host.Links().Find(n.parentName())
 		n.MadeParent = err != nil || slices.ContainsFunc(slices.Collect(maps.Values(s.nets)), func(o *network) bool { return o.MadeParent && o.parentName() == n.parentName() })
 	}
-	if err := s.ensure(n); err != nil {
+	// The record first, and last when a network is removed: whatever kills the engine in between, somebody knows of the bridge.
+	if err := s.add(n); err != nil {
 		return "", "", err
 	}
-	if err := s.add(n); err != nil {
-		s.unmake(n)
+	failpoint.Hit("network.recorded")
+	_, err = s.ensure(n)
+	failpoint.Hit("network.made")
+	if err != nil {
+		if ferr := s.forget(n); ferr != nil {
+			s.Log.Error("a network that could not be made stays", "network", n.Name, "err", ferr)
+		}
 		return "", "", err
 	}
 	s.event(n, "create")
@@ -285,6 +293,7 @@ func (s *Service) subnetsFor(r *record) error {
 
 // Remove deletes a network that nobody is connected to.
 func (s *Service) Remove(ctx context.Context, ref string) error {
+	defer s.table.PassLegacy() // without the lock
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, err := s.find(ref)
@@ -303,18 +312,28 @@ func (s *Service) remove(n *network) error {
 			return errs.Forbidden.Errorf("error while removing network: network %s has active endpoints (name:%q id:%q)", n.Name, j.Name, ids.Short(e.ID))
 		}
 	}
+	if err := s.forget(n); err != nil {
+		return err
+	}
+	s.event(n, "destroy")
+	return nil
+}
+
+// forget takes away what stands for a network, then its record. One whose record stays is made again when it is needed.
+func (s *Service) forget(n *network) error {
+	s.unmake(n)
+	failpoint.Hit("network.unmade")
 	if err := s.State.Update(func(tx state.Tx) error { return tx.Delete(bucket, n.ID) }); err != nil {
 		return err
 	}
 	delete(s.nets, n.ID)
 	delete(s.names, n.Name)
-	s.unmake(n)
-	s.event(n, "destroy")
 	return nil
 }
 
 // Prune removes the networks that no container, running or not, is meant for, and that match; it returns their names.
 func (s *Service) Prune(ctx context.Context, match func(*api.Network) bool, used func(*api.Network) bool) (names []string, err error) {
+	defer s.table.PassLegacy() // without the lock
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.sorted() {

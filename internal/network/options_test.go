@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -389,4 +390,46 @@ func TestEndpoints(t *testing.T) {
 	if err := h.Check(x); err == nil || err.Error() != "invalid endpoint settings:\ninvalid link-local IP address: 0.0.0.0" {
 		t.Error(err)
 	}
+}
+
+// TestIPv6SwitchedOff: where new interfaces have no IPv6, those of a network with IPv6 have it nevertheless; others are as they were.
+func TestIPv6SwitchedOff(t *testing.T) {
+	h := newHost(t)
+	lab.Sysctl(t, h.Lab.Host, "net/ipv6/conf/default/disable_ipv6", "1")
+	off := func() error {
+		ns, err := netns.New()
+		if err == nil {
+			err = ns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0o644) })
+			h.New = func() (*netns.Namespace, error) { return ns, nil }
+		}
+		return err
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.create(t, &api.CreateRequest{Name: "six", EnableIPv6: new(true), IPAM: subnets("10.64.0.0/24", "fd64::/64")})
+	must(off())
+	_, web := h.join(t, &JoinRequest{Name: "web", Endpoints: on("six"), First: "six", Ports: ports("80/tcp", " 8080")})
+	lab.Serve(t, web, "tcp", ":80", "web")
+	must(off())
+	_, other := h.join(t, &JoinRequest{Name: "other", Endpoints: on("six"), First: "six"})
+	lab.Answers(t, other, "tcp", "[fd64::2]:80", "web fd64::3")
+	lab.Answers(t, h.Outside, "tcp", lab.HostAddr+":8080", "web "+lab.OutsideAddr)
+	must(off())
+	_, four := h.join(t, &JoinRequest{Name: "four", Endpoints: on("bridge"), First: "bridge"})
+	must(four.Do(func() error {
+		if isOn("net/ipv6/conf/eth0/disable_ipv6") {
+			return nil
+		}
+		return errors.New("an interface of a network without IPv6 has it")
+	}))
+	// The bridge is made again.
+	h.close()
+	h.open(t)
+	h.keep(t, nil)
+	must(off())
+	h.join(t, &JoinRequest{Name: "again", Endpoints: on("six"), First: "six"})
 }

@@ -140,6 +140,7 @@ func (s *Service) Close() {
 	s.endGuard() // the rule stays for those that run on
 	s.diverting.Unlock()
 	s.retire()
+	s.table.PassLegacy()
 	s.relay.Close()
 	s.table.Close()
 	s.ports.Close()

@@ -445,6 +445,13 @@ func crash(dir string) {
 	s := must1(Open(context.Background(), Options{Run: filepath.Join(dir, "run"), State: store, Log: slog.New(slog.DiscardHandler),
 		Host: must1(netns.Current()), Table: "gantry-test", Bridge: "gantry0", Relay: relayOf(dir)}))
 	s.Keep(func(string) int { return 0 })
+	if os.Getenv("ID") == "" {
+		id, _, err := s.Create(context.Background(), &api.CreateRequest{Name: "half", Options: map[string]string{optName: "half0"}})
+		if err == nil {
+			s.Remove(context.Background(), id)
+		}
+		return
+	}
 	must1(s.Join(context.Background(), &JoinRequest{ID: os.Getenv("ID"), Name: "a", Endpoints: on("bridge"), First: "bridge", Ports: ports("80/tcp", " 8080")}))
 	fmt.Println("joined")
 	select {}
@@ -469,6 +476,86 @@ func TestKilledAtEveryStep(t *testing.T) {
 		h.clean(t)
 		h.close()
 	}
+}
+
+// TestKilledWhileNetworksAreMade: wherever the engine is killed that makes a network or removes it, the next one can remove it, and
+// nothing of it is left.
+func TestKilledWhileNetworksAreMade(t *testing.T) {
+	h := newHost(t)
+	h.close()
+	for _, point := range []string{"network.recorded", "network.made", "network.unmade"} {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID=", "GANTRY_FAILPOINT="+point)
+		if err := h.Lab.Host.Do(cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("%s: %v", point, err)
+		}
+		h.open(t)
+		if err := h.Keep(func(string) int { return 0 }); err != nil {
+			t.Fatal(err)
+		}
+		h.Remove(context.Background(), "half") // or it is not there
+		if l, err := h.Lab.Host.Links().Find("half0"); err == nil {
+			t.Errorf("%s: its bridge is left: %+v", point, l)
+			h.Lab.Host.Links().Delete("half0")
+		}
+		if n := len(h.List()); n != 3 {
+			t.Errorf("%s: %d networks", point, n)
+		}
+		h.close()
+	}
+	h.open(t)
+	// One that cannot be made leaves nothing either.
+	if err := h.Lab.Host.Links().AddBridge(&link.Bridge{Name: "br0"}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := h.Lab.Host.Links().Find("br0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := lab.Namespace(t)
+	if err := h.Lab.Host.Links().AddVeth(&link.Veth{Name: "half0", Master: l.Index, Peer: "eth0", PeerMAC: net.HardwareAddr{2, 0x42, 1, 1, 1, 1}, PeerNS: ns.Fd()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.Create(context.Background(), &api.CreateRequest{Name: "half", Options: map[string]string{optName: "half0"}}); !errs.Conflict.Is(err) {
+		t.Error(err)
+	}
+	if _, err := h.Lab.Host.Links().Find("half0"); err != nil {
+		t.Error("another's interface was deleted:", err)
+	}
+	if n := len(h.List()); n != 3 {
+		t.Errorf("%d networks", n)
+	}
+}
+
+// TestBridgeDeletedMeanwhile: containers start while somebody deletes their network's bridge, more than once.
+func TestBridgeDeletedMeanwhile(t *testing.T) {
+	h := newHost(t)
+	h.create(t, &api.CreateRequest{Name: "n", Options: map[string]string{optName: "n0"}})
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for k := range 5 {
+				r := &JoinRequest{ID: ids.New(), Name: fmt.Sprintf("c%d-%d", i, k), Endpoints: on("n"), First: "n"}
+				for {
+					j, err := h.Join(context.Background(), r)
+					if err != nil { // the bridge may have gone twice
+						continue
+					}
+					j.Done()
+					break
+				}
+				if i == 0 {
+					h.Lab.Host.Links().Delete("n0")
+				}
+				h.Leave(r.ID)
+			}
+		})
+	}
+	all.Wait()
+	h.clean(t)
 }
 
 // TestEngineReplaced: connections and published ports work while no engine runs, and the next one knows of them.

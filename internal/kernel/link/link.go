@@ -77,21 +77,25 @@ func (c *Conn) AddBridge(br *Bridge) error {
 	if err := c.Do(&b); err != nil {
 		return fmt.Errorf("add bridge %s: %w", br.Name, err)
 	}
-	addrs := br.Addrs
-	if hasIPv6(addrs) {
-		// The address by which the bridge asks for its neighbours. The one that the kernel makes is on probation (DAD) for
-		// a second or two, in which forwarded packets would be lost.
-		addrs = append([]netip.Prefix{netip.MustParsePrefix("fe80::1/64")}, addrs...)
-	}
 	l, err := c.Find(br.Name)
 	if err == nil {
-		err = c.AddAddrs(l.Index, addrs)
+		err = c.AddGateways(l.Index, br.Addrs)
 	}
 	if err != nil {
 		c.Delete(br.Name)
 		return fmt.Errorf("configure bridge %s: %w", br.Name, err)
 	}
 	return nil
+}
+
+// AddGateways gives a bridge of ours its addresses.
+func (c *Conn) AddGateways(index int32, addrs []netip.Prefix) error {
+	if hasIPv6(addrs) {
+		// The address by which the bridge asks for its neighbours. The one that the kernel makes is on probation (DAD) for
+		// a second or two, in which forwarded packets would be lost.
+		addrs = append([]netip.Prefix{netip.MustParsePrefix("fe80::1/64")}, addrs...)
+	}
+	return c.AddAddrs(index, addrs)
 }
 
 // Veth is a pair of interfaces to be made, one end on a bridge here and the other in another namespace.

@@ -39,6 +39,7 @@ import (
 	"gantry/internal/kernel/netlink"
 	"gantry/internal/kernel/netns"
 	"gantry/internal/kernel/nft"
+	"gantry/internal/kernel/xtables"
 )
 
 // UserChain is the name of the chain in Gantry's table that is the user's: what is forwarded to and from containers
@@ -87,7 +88,8 @@ type Link struct {
 	To    netip.AddrPort
 }
 
-// Table is one engine's table, and what it is meant to hold. Its methods may be called from any goroutine.
+// Table is one engine's table, and what it is meant to hold. Its methods may be called from any goroutine. After a change of
+// networks PassLegacy is to follow.
 type Table struct {
 	name string
 	log  *slog.Logger
@@ -99,6 +101,9 @@ type Table struct {
 	ports map[portKey]netip.AddrPort
 	links map[Link]bool
 	mark  uint32 // of diverted packets; 0: none are
+	stale bool   // the chain that marks could not be deleted: with the next writing it is emptied
+
+	owned map[string]bool // others' tables that nobody else may change, of which it has been told
 
 	watch *netlink.Conn
 	stop  *netlink.Stop
@@ -107,7 +112,9 @@ type Table struct {
 	host        *netns.Namespace // for what netlink cannot do
 	legacy      *os.File         // tells of runs of iptables-legacy; may be nil
 	legacyEnded chan struct{}
-	refused     [2]string // scripts that iptables-legacy-restore and ip6tables-legacy-restore did not carry out
+	passing     sync.Mutex // one runs iptables-legacy; mu may be taken under it, and is not held while it runs
+	refused     [2]string  // scripts that iptables-legacy-restore and ip6tables-legacy-restore did not carry out
+	forward     func(v6 bool) (*xtables.Chain, error)
 }
 
 type portKey struct {
@@ -123,7 +130,7 @@ func Open(name string, log *slog.Logger) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{name: name, log: log, mine: "of " + name, conn: conn, nets: map[string]Network{}, ports: map[portKey]netip.AddrPort{}}
+	t := &Table{name: name, log: log, mine: "of " + name, conn: conn, nets: map[string]Network{}, ports: map[portKey]netip.AddrPort{}, forward: xtables.Forward}
 	if t.watch, err = nft.Monitor(); err != nil {
 		conn.Close()
 		return nil, err
@@ -254,10 +261,12 @@ func (t *Table) Divert(mark uint32) error {
 		t.mark = 0
 		var tx nft.Tx
 		tx.DeleteChain(nft.Inet, t.name, divert)
-		if err := t.conn.Commit(&tx); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
+		err := t.conn.Commit(&tx)
+		if errors.Is(err, unix.ENOENT) {
+			err = nil
 		}
-		return nil
+		t.stale = err != nil
+		return err
 	}
 	if t.mark == mark {
 		return nil
@@ -378,9 +387,7 @@ var (
 // write writes the whole table as it is meant to be, in one transaction, or removes it when there are no networks.
 func (t *Table) write() error {
 	if len(t.nets) == 0 {
-		err := errors.Join(t.remove(), t.yieldForeign())
-		t.passLegacy()
-		return err
+		return errors.Join(t.remove(), t.yieldForeign())
 	}
 	var tx nft.Tx
 	const f = nft.Inet
@@ -404,7 +411,7 @@ func (t *Table) write() error {
 			tx.Flush(f, t.name, c.name)
 		}
 	}
-	if t.mark != 0 {
+	if t.mark != 0 || t.stale {
 		tx.Chain(f, t.name, divert, &nft.Hook{Type: "filter", Num: unix.NF_INET_PRE_ROUTING, Priority: -150})
 		tx.Flush(f, t.name, divert)
 	}
@@ -419,10 +426,10 @@ func (t *Table) write() error {
 	if err := t.conn.Commit(&tx); err != nil {
 		return fmt.Errorf("write nf_tables table %s: %w", t.name, err)
 	}
+	t.stale = false
 	if err := t.passForeign(); err != nil {
 		return fmt.Errorf("let forwarded packets through other tools' rules: %w", err)
 	}
-	t.passLegacy()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 
 	"gantry/internal/kernel/link"
 	"gantry/internal/kernel/netns"
+	"gantry/internal/kernel/nft"
 	"gantry/internal/kernel/xtables"
 	"gantry/internal/network/lab"
 )
@@ -325,6 +327,31 @@ func TestBesideOthersThatDrop(t *testing.T) {
 	}
 }
 
+// TestBesideAnOwner: a table that is its owner's alone gets no accept of ours, but the others do, and networks are made.
+func TestBesideAnOwner(t *testing.T) {
+	needNft(t)
+	s := newScene(t)
+	s.nft(t, "add", "table", "ip", "filter")
+	s.nft(t, "add", "chain", "ip", "filter", "FORWARD", "{ type filter hook forward priority 0; policy drop; }")
+	owner := exec.Command("nft", "-i")
+	in, err := owner.StdinPipe()
+	must(t, err)
+	must(t, s.Host.Do(owner.Start))
+	defer owner.Wait()
+	defer in.Close()
+	fmt.Fprintln(in, "add table inet theirs { flags owner; }")
+	fmt.Fprintln(in, "add chain inet theirs fw { type filter hook forward priority 10; policy drop; }")
+	eventually(t, "the owner's chain", func() bool { return strings.Contains(s.nft(t, "list", "ruleset"), "chain fw") })
+	must(t, s.table.AddNetwork(Network{Bridge: "br9"}))
+	if out := s.nft(t, "list", "table", "ip", "filter"); !strings.Contains(out, "from br9 of gantry-test") || !strings.Contains(out, "to br0 of gantry-test") {
+		t.Error(out)
+	}
+	must(t, s.table.RemoveNetwork("br9"))
+	if out := s.nft(t, "list", "ruleset"); strings.Contains(out, "br9") || !strings.Contains(out, "flags owner") {
+		t.Error(out)
+	}
+}
+
 // TestBesideLegacyThatDrops is the host with Docker's or ufw's chains written by iptables-legacy.
 func TestBesideLegacyThatDrops(t *testing.T) {
 	s := newScene(t)
@@ -386,10 +413,12 @@ func TestBesideLegacyThatDrops(t *testing.T) {
 	eventually(t, "the accept's return", accepts(6))
 	works()
 	must(t, s.table.AddNetwork(Network{Bridge: "br9"}))
+	s.table.PassLegacy()
 	if !accepts(8)() {
 		t.Error(run(both[0], "-S"))
 	}
 	must(t, s.table.RemoveNetwork("br9"))
+	s.table.PassLegacy()
 	if !accepts(6)() {
 		t.Error(run(both[0], "-S"))
 	}
@@ -402,6 +431,7 @@ func TestBesideLegacyThatDrops(t *testing.T) {
 	for _, br := range []string{"br0", "br1", "br2"} {
 		must(t, s.table.RemoveNetwork(br))
 	}
+	s.table.PassLegacy()
 	for _, program := range both {
 		if left := run(program + "-save"); strings.Contains(left, "gantry") || strings.Contains(left, "br0") || !strings.Contains(left, "REJECT") {
 			t.Errorf("something of ours is left, or something of others is not:\n%s", left)
@@ -434,6 +464,95 @@ COMMIT
 		if got := table.legacyScript(&c.chain); got != c.want {
 			t.Errorf("%+v:\n%s\nwant\n%s", c.chain, got, c.want)
 		}
+	}
+}
+
+// TestLegacySlow: while iptables-legacy waits for others, ports are published, networks made and taken away; and the last word is about
+// the networks that there are then.
+func TestLegacySlow(t *testing.T) {
+	s := newScene(t)
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	must(t, unix.Mkfifo(dir+"/go", 0o600))
+	must(t, os.WriteFile(dir+"/iptables-legacy-restore", []byte("#!/bin/sh\ncat >>"+dir+"/asked\ncat "+dir+"/go\n"), 0o755))
+	s.table.passing.Lock() // watchLegacy of this machine's other runs
+	s.table.forward = func(v6 bool) (*xtables.Chain, error) {
+		if v6 {
+			return nil, nil
+		}
+		return &xtables.Chain{Drops: true}, nil
+	}
+	s.table.passing.Unlock()
+	passed := make(chan struct{})
+	go func() {
+		defer close(passed)
+		s.table.PassLegacy()
+	}()
+	asked := func() string {
+		b, _ := os.ReadFile(dir + "/asked")
+		return string(b)
+	}
+	eventually(t, "a run", func() bool { return strings.Contains(asked(), "COMMIT") })
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(s.table.Publish([]Port{tcp("0.0.0.0:8080", "10.50.0.2:80")}), s.table.AddNetwork(Network{Bridge: "br9"}), s.table.RemoveNetwork("br0"))
+	}()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(20 * time.Second):
+		t.Error("publishing waits for iptables-legacy")
+	}
+	again := make(chan struct{})
+	go func() {
+		defer close(again)
+		s.table.PassLegacy()
+	}()
+	for range 2 {
+		f, err := os.OpenFile(dir+"/go", os.O_WRONLY, 0)
+		must(t, err)
+		must(t, f.Close())
+		if passed != nil {
+			<-passed
+			passed = nil
+		}
+	}
+	<-again
+	if first, last, _ := strings.Cut(asked(), "COMMIT"); !strings.Contains(first, "br0 ") || strings.Contains(first, "br9 ") || strings.Contains(last, "br0 ") || !strings.Contains(last, "br9 ") {
+		t.Errorf("asked %q", asked())
+	}
+}
+
+// TestMarksEnd: where the chain that marks diverted packets could not be deleted, the next writing empties it.
+func TestMarksEnd(t *testing.T) {
+	needNft(t)
+	s := newScene(t)
+	must(t, s.table.Divert(7))
+	marks := func() bool { return strings.Contains(s.nft(t, "list", "ruleset"), "meta mark set") }
+	if !marks() {
+		t.Fatal("nothing is marked")
+	}
+	conn := s.table.conn
+	closed, err := nft.Dial()
+	must(t, err)
+	must(t, closed.Close())
+	s.table.conn = closed
+	if err := s.table.Divert(0); err == nil || !marks() {
+		t.Fatal("the chain went", err)
+	}
+	s.table.conn = conn
+	must(t, s.table.AddNetwork(Network{Bridge: "br9"}))
+	if marks() || !s.table.whole() {
+		t.Errorf("packets are still marked:\n%s", s.nft(t, "list", "ruleset"))
+	}
+	// Begun anew, and ended.
+	must(t, s.table.Divert(7))
+	if !marks() {
+		t.Error("nothing is marked")
+	}
+	must(t, s.table.Divert(0))
+	if out := s.nft(t, "list", "ruleset"); strings.Contains(out, "chain divert") {
+		t.Error(out)
 	}
 }
 

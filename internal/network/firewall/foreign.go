@@ -57,7 +57,38 @@ func (t *Table) yieldForeign() error {
 }
 
 func (t *Table) adjust(want map[foreign]bool, rules []nft.Rule) error {
+	err := t.adjustIn(want, rules, nil)
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	// One of the tables is its owner's alone (nft's flag owner, which firewalld may set on its own): the others get theirs.
+	tables := map[foreign]bool{}
+	for f := range want {
+		tables[foreign{family: f.family, table: f.table}] = true
+	}
+	for _, r := range rules {
+		tables[foreign{family: r.Family, table: r.Table}] = true
+	}
+	for only := range tables {
+		err := t.adjustIn(want, rules, &only)
+		if err != nil && !errors.Is(err, unix.EPERM) {
+			return err
+		}
+		if name := nft.FamilyName(only.family) + " " + only.table; err != nil && !t.owned[name] {
+			if t.owned == nil {
+				t.owned = map[string]bool{}
+			}
+			t.owned[name] = true
+			t.log.Warn("another tool's table, which lets nobody else change it, may drop what containers send and get: accept forwarded packets of their bridges there (firewalld: add the bridges to a zone, or set NftablesTableOwner=no)", "table", name)
+		}
+	}
+	return nil
+}
+
+// adjustIn is adjust, in one table alone or in all.
+func (t *Table) adjustIn(want map[foreign]bool, rules []nft.Rule, only *foreign) error {
 	var tx nft.Tx
+	other := func(f foreign) bool { return only != nil && (f.family != only.family || f.table != only.table) }
 	have := map[foreign]bool{}
 	changes := 0
 	for _, r := range rules {
@@ -65,6 +96,9 @@ func (t *Table) adjust(want map[foreign]bool, rules []nft.Rule) error {
 			continue
 		}
 		f := foreign{r.Family, r.Table, r.Chain, r.Comment}
+		if other(f) {
+			continue
+		}
 		if want[f] && !have[f] {
 			have[f] = true
 			continue
@@ -73,7 +107,7 @@ func (t *Table) adjust(want map[foreign]bool, rules []nft.Rule) error {
 		changes++
 	}
 	for f := range want {
-		if have[f] {
+		if have[f] || other(f) {
 			continue
 		}
 		way, rest := uint32(unix.NFT_META_IIFNAME), f.comment

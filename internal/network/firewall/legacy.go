@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +23,15 @@ import (
 // lockFile is what every run of iptables-legacy opens; when one ends the rules may have changed. The kernel does not tell.
 const lockFile = "/run/xtables.lock"
 
-// passLegacy puts accepts into the older tables for these bridges, and takes away what is not wanted any more.
-func (t *Table) passLegacy() {
+// legacyPatience bounds a run that hangs, whatever in.
+const legacyPatience = 30 * time.Second
+
+// PassLegacy puts accepts into the older tables for the networks that there are, and takes away what is not wanted any more. It
+// may wait for other runs of iptables, for seconds where rules are many; so it is no part of AddNetwork and its like, and belongs
+// where no start of a container waits. Whoever comes last sees the networks that there are last, so changes may overtake each other.
+func (t *Table) PassLegacy() {
+	t.passing.Lock()
+	defer t.passing.Unlock()
 	for _, v6 := range []bool{false, true} {
 		if err := t.host.Do(func() error { return t.adjustLegacy(v6) }); err != nil {
 			t.log.Warn("an older packet filter (iptables-legacy) may drop what containers send and get; -I FORWARD -i BRIDGE -j ACCEPT and -o BRIDGE would let it pass", "err", err)
@@ -31,15 +40,18 @@ func (t *Table) passLegacy() {
 }
 
 func (t *Table) adjustLegacy(v6 bool) error {
-	chain, err := xtables.Forward(v6)
+	chain, err := t.forward(v6)
 	if err != nil || chain == nil {
 		return err
 	}
-	return t.runLegacy(v6, t.legacyScript(chain))
+	t.mu.Lock()
+	script := t.legacyScript(chain)
+	t.mu.Unlock()
+	return t.runLegacy(v6, script)
 }
 
 // runLegacy has iptables-legacy-restore read the script. What it refused is not tried again before the rules have changed: its own
-// run looks to watchLegacy like everybody's, and one would follow the other for ever.
+// run looks to watchLegacy like everybody's, and one would follow the other for ever. t.passing is held.
 func (t *Table) runLegacy(v6 bool, script string) error {
 	refused := &t.refused[0]
 	if v6 {
@@ -55,8 +67,11 @@ func (t *Table) runLegacy(v6 bool, script string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), legacyPatience)
+	defer cancel()
 	// -w: others may be writing.
-	cmd := exec.Command(program, "--noflush", "-w", "10")
+	cmd := exec.CommandContext(ctx, program, "--noflush", "-w", "10")
+	cmd.WaitDelay = time.Second
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -143,10 +158,11 @@ func (t *Table) watchLegacy(fd int, events *os.File) {
 			return
 		}
 		t.mu.Lock()
-		if len(t.nets) > 0 {
-			t.passLegacy()
-		}
+		some := len(t.nets) > 0
 		t.mu.Unlock()
+		if some {
+			t.PassLegacy()
+		}
 	}
 }
 
