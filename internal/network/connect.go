@@ -44,6 +44,7 @@ func (s *Service) Connect(ctx context.Context, r *JoinRequest, ref string, want 
 		if err = s.table.Withdraw(before); err == nil {
 			err = s.table.Publish(after)
 		}
+		s.forgetFlows(after, false)
 	}
 	if err != nil {
 		s.drop(j, e, path)
@@ -194,9 +195,11 @@ func (s *Service) drop(j *joined, e *endpoint, path string) error {
 	if err == nil {
 		err = oerr
 	}
-	if perr := s.table.Publish(j.published()); err == nil {
+	ports := j.published()
+	if perr := s.table.Publish(ports); err == nil {
 		err = perr
 	}
+	s.forgetFlows(ports, false)
 	s.mu.Lock()
 	n := s.nets[e.Network]
 	apart := n != nil && n.Driver == "bridge" && !n.flag(optICC, true)

@@ -336,9 +336,11 @@ func (s *Service) connect(ctx context.Context, j *joined, nets map[string]*netwo
 	if err := s.serve(ctx, j, ns); err != nil {
 		return err
 	}
-	if err := s.table.Publish(j.published()); err != nil {
+	ports := j.published()
+	if err := s.table.Publish(ports); err != nil {
 		return err
 	}
+	s.forgetFlows(ports, false)
 	s.relinkFor(j)
 	failpoint.Hit("network.published")
 	return nil

@@ -242,9 +242,11 @@ func (s *Service) Leave(id string) {
 	if j == nil {
 		return
 	}
-	if err := s.table.Withdraw(j.published()); err != nil {
+	ports := j.published()
+	if err := s.table.Withdraw(ports); err != nil {
 		s.Log.Error("withdrawing published ports failed", "container", j.Name, "err", err)
 	}
+	s.forgetFlows(ports, true)
 	s.unserve(j)
 	s.undivertWithout(j)
 	s.ports.Release(j.Bindings)

@@ -157,6 +157,43 @@ func TestRelayedPorts(t *testing.T) {
 	lab.Answers(t, h.Lab.Host, "tcp", "[::1]:8080", "")
 }
 
+// TestDatagramsFindTheNextContainer: a client that sends from one port all the time reaches the container that has the port now,
+// whether it was another one's or nobody's when it began.
+func TestDatagramsFindTheNextContainer(t *testing.T) {
+	h := newHost(t)
+	var c net.PacketConn
+	if err := h.Outside.Do(func() (err error) {
+		c, err = net.ListenPacket("udp4", lab.OutsideAddr+":4444")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(lab.HostAddr + ":8053"))
+	reaches := func(want string) {
+		t.Helper()
+		buf := make([]byte, 100)
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+			c.WriteTo([]byte("?"), to)
+			c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			if n, _, err := c.ReadFrom(buf); err == nil && string(buf[:n]) == want {
+				return
+			}
+		}
+		t.Fatalf("what is sent does not reach %q", want)
+	}
+	for range 3 { // nobody has the port
+		c.WriteTo([]byte("?"), to)
+	}
+	for _, name := range []string{"one", "two"} {
+		r := &JoinRequest{Name: name, Endpoints: on("bridge"), First: "bridge", Ports: ports("53/udp", " 8053")}
+		_, ns := h.join(t, r)
+		lab.Serve(t, ns, "udp", ":53", name)
+		reaches(name + " " + lab.OutsideAddr)
+		h.Leave(r.ID)
+	}
+}
+
 // TestPublishPolicy: with the policy "firewall" the host's rules for incoming packets say who reaches a published port.
 func TestPublishPolicy(t *testing.T) {
 	h := newHost(t)
