@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -216,11 +217,29 @@ func TestShutdownEndsStreams(t *testing.T) {
 	t.Cleanup(func() { resp.Body.Close() })
 }
 
+// buffer is written by one goroutine and read by another, which knows of each other only by a connection's end.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // TestPanicIsLoggedAndSurvived: containers.Get of no service at all panics.
 func TestPanicIsLoggedAndSurvived(t *testing.T) {
 	t.Parallel()
 	s, sock := serve(t)
-	var logged bytes.Buffer
+	var logged buffer
 	s.log = slog.New(slog.NewTextHandler(&logged, nil))
 	c := client(t, sock, false)
 	if resp, err := c.Get("http://x/containers/x/json"); err == nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,12 +32,12 @@ type echo struct {
 	closed chan struct{}
 	once   sync.Once
 	loud   bool
-	mute   bool // goes on after the end of its input
+	mute   atomic.Bool // goes on after the end of its input
 }
 
 // Close ends the process's input.
 func (e *echo) Close() error {
-	if e.mute {
+	if e.mute.Load() {
 		return nil
 	}
 	return e.PipeWriter.Close()
@@ -209,7 +210,7 @@ func TestSilentClientGoesAway(t *testing.T) {
 	echoes := make(chan *echo, 1)
 	conn, br, _ := hijack(t, attachServer(t, true, echoes), upgrade)
 	e := <-echoes
-	e.mute = true
+	e.mute.Store(true)
 	conn.CloseWrite() // no hang-up: `docker attach --no-stdin` does it at once
 	if _, err := e.Write([]byte("x")); err != nil {
 		t.Fatal(err)
