@@ -195,7 +195,7 @@ func runScript(t *testing.T, e *engine.Engine, script, bin string) string {
 		t.Fatal(err)
 	}
 	work := t.TempDir()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // a hang is a failure, not a wait
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // a hang is a failure, not a wait
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", prelude+string(body))
 	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "DOCKER_HOST=unix://" + e.Socket, "HOME=" + work, "WORK=" + work, "LANG=C.UTF-8", "TZ=UTC", "FROM_CALLER=yes"}

@@ -142,7 +142,8 @@ func TestTerminal(t *testing.T) {
 	s := onScreen(t, b.command(t, "start", "-ai", "term"))
 	s.await("# ")
 	// Halves, so that the echo is not taken for the answer.
-	s.write("echo si''ze $(stty size)\n")
+	// The size comes behind the start: until then there is none.
+	s.write("until stty size >/dev/null 2>&1; do sleep 0.05; done; echo si''ze $(stty size)\n")
 	s.await("size 31 99")
 	pty.Setsize(s.pty, &pty.Winsize{Rows: 40, Cols: 120})
 	s.write("until [ \"$(stty size)\" = '40 120' ]; do sleep 0.05; done; echo re''sized\n")

@@ -55,7 +55,8 @@ d wait life
 d stop life
 d ps -a --filter name=life --format '{{.Status}}'
 d start -a life &
-sleep 1; docker stop life >/dev/null; wait
+# It must be there, and attached to, and set its trap, which is what it does behind its second word.
+until [ "$(docker logs life 2>&1 | grep -c two)" = 2 ]; do sleep 0.1; done; docker stop life >/dev/null; wait
 d restart -t 0 life
 d stop -t 0 life
 d rm -f life nope

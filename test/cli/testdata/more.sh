@@ -76,7 +76,7 @@ d attach --sig-proxy=x more
 docker attach more </dev/null 2>&1
 d stop -t 0 more
 d logs -n 5 --follow nope
-docker run -d --rm --network none --name more2 busybox sh -c 'sleep 1; echo end; exit 4' >/dev/null
+docker run -d --rm --network none --name more2 busybox sh -c 'sleep 3; echo end; exit 4' >/dev/null
 d logs -f more2
 d run --rm --network container:nope busybox true
 d run --rm --network nosuchnet busybox true
