@@ -44,7 +44,7 @@ vet:
 
 ## unit: every package's own tests, under the race detector where the code under test runs in process.
 unit:
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
 ## e2e: the built binary, real programs, the stock docker CLI, and a real dockerd beside it.
 e2e: build
