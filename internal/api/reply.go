@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"github.com/moby/moby/api/types/common"
 
@@ -61,11 +63,15 @@ func fail(w http.ResponseWriter, err error, plain bool) {
 	case plain:
 		http.Error(w, err.Error(), code)
 	default:
-		w.Header()["Content-Type"] = typeJSON
-		w.WriteHeader(code)
-		e := json.NewEncoder(w)
+		var body bytes.Buffer
+		e := json.NewEncoder(&body)
 		e.SetEscapeHTML(false)
 		_ = e.Encode(common.ErrorResponse{Message: err.Error()})
+		w.Header()["Content-Type"] = typeJSON
+		// With its length known, a client that is still sending has all of the answer before it is cut off.
+		w.Header()["Content-Length"] = []string{strconv.Itoa(body.Len())}
+		w.WriteHeader(code)
+		_, _ = w.Write(body.Bytes())
 	}
 }
 

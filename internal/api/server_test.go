@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -353,4 +354,33 @@ func FuzzRoute(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRefusedWhileSending: a client that is still sending gets the whole reason at once, with its length, and needs nothing of
+// what comes when it is cut off.
+func TestRefusedWhileSending(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := (&call{w: w, r: r}).refuseBody(errs.Invalid.Errorf("too much")); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer s.Close()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if want := `{"message":"too much"}` + "\n"; err != nil || string(body) != want || resp.ContentLength != int64(len(want)) || resp.StatusCode != 400 {
+		t.Errorf("%s, %d bytes: %q, %v", resp.Status, resp.ContentLength, body, err)
+	}
 }
