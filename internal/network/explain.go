@@ -350,11 +350,23 @@ func (e *explainer) add(from source, a netip.Addr) {
 				why = append(why, "unless FORWARD of iptables-legacy refuses it, as it does what no rule there lets through")
 			}
 		}
-		e.put(from, to, j, append(why, e.seen(from, a, target, false))...)
+		e.put(from, to, e.elsewhere(from, to, j), append(why, e.seen(from, a, target, false))...)
 		return
 	}
 	j, why := e.socket(from, to)
-	e.put(from, to, j, why...)
+	e.put(from, to, e.elsewhere(from, to, j), why...)
+}
+
+// elsewhere adds what rules of other tools make of packets to an address of the host: they may be theirs (another engine's port).
+func (e *explainer) elsewhere(from source, to netip.AddrPort, j nft.Judgement) nft.Judgement {
+	hook, p := uint32(unix.NF_INET_PRE_ROUTING), &nft.Packet{In: from.iface, Src: from.of(to.Addr()), Dst: to, Proto: e.number, Local: true, LocalHere: e.local[to.Addr()] == from.iface}
+	if from.iface == "" {
+		hook, p.Out, p.LocalHere = unix.NF_INET_LOCAL_OUT, "lo", false
+	}
+	if others := e.rules.Elsewhere(hook, p); len(others) > 0 {
+		j.Sure, j.Unless = false, append(slices.Clone(j.Unless), others...)
+	}
+	return j
 }
 
 // legacy asks the older tables, once for each family and bridge.

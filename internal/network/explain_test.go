@@ -141,6 +141,22 @@ func TestExplain(t *testing.T) {
 	h.nft(t, `delete table inet last; delete table ip tool; add rule inet gantry-test user ip saddr 10.99.0.0/24 drop`)
 	says(8080, "outside", nil, uplink+":8080", Depends, "chain inet gantry-test user (drop) decides otherwise")
 
+	h.nft(t, `delete table inet gantry-test; table ip nat {
+		chain DOCKER { iifname "docker0" return; tcp dport 8080 counter dnat to 192.0.2.9:80; tcp dport 8085 redirect to :9; }
+		chain PREROUTING { type nat hook prerouting priority -100; fib daddr type local jump DOCKER; }
+		chain OUTPUT { type nat hook output priority -100; ip daddr != 127.0.0.0/8 jump DOCKER; }
+	}`)
+	for end := time.Now().Add(10 * time.Second); way(t, explain(8080), "outside", uplink+":8080").Reached == No && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // ours come back
+	}
+	says(8080, "outside", nil, uplink+":8080", Depends, "led to 172.17.0.2:80", "chain ip nat DOCKER (dnat) decides otherwise")
+	says(8085, "outside", nil, uplink+":8085", Depends, "chain ip nat DOCKER (dnat) decides otherwise")
+	says(8085, here, nil, uplink+":8085", Depends, "chain ip nat DOCKER (dnat) decides otherwise")
+	says(8084, "outside", h.Outside, uplink+":8084", Yes)
+	says(8080, here, h.Lab.Host, "127.0.0.1:8080", Yes)
+	says(8080, "outside", h.Outside, "["+lab.HostAddr6+"]:8080", Yes)
+	h.nft(t, `delete table ip nat`)
+
 	x := explain(8085)
 	if len(x.Holders) != 1 || x.Holders[0].Pid != os.Getpid() || x.Holders[0].Command == "" || x.Holders[0].Addr.String() != uplink+":8085" {
 		t.Errorf("%+v", x.Holders)

@@ -71,6 +71,27 @@ func (r *Ruleset) Judge(hook uint32, p *Packet) Judgement {
 	return j
 }
 
+// Elsewhere lists the rules of nat chains, but those of one table of family inet, that lead the packet to another address, or may. Which
+// of several such chains is the first is not always to be seen: where their priorities are the same it is the one made last.
+func (r *Ruleset) Elsewhere(hook uint32, p *Packet, but string) (list []Place) {
+	for _, c := range r.bases {
+		if c.Hook.Num != hook || c.Hook.Type != "nat" || c.Family == Inet && c.Table == but ||
+			c.Family != Inet && c.Family != IPv4 && c.Family != IPv6 || c.Family == IPv4 && p.Dst.Addr().Is6() || c.Family == IPv6 && p.Dst.Addr().Is4() {
+			continue
+		}
+		w := walk{r: r, p: p}
+		end := w.chain(chainKey{c.Family, c.Table, c.Name}, 0)
+		for _, m := range append(w.maybe, end) {
+			if m.final && m.by.Verdict == dnat {
+				list = append(list, m.by)
+			}
+		}
+	}
+	return list
+}
+
+const dnat = "dnat"
+
 func verdictName(passes bool) string {
 	if passes {
 		return "accept"
@@ -239,6 +260,12 @@ func (m *machine) run() tri {
 				return no
 			}
 			return and(sure, m.decide(code, chain))
+		case "nat", "redir":
+			if e.name == "nat" && e.be32(unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
+				continue
+			}
+			m.decided, m.code, m.name = true, accept, dnat
+			return sure
 		case "reject":
 			m.decided, m.code, m.name = true, drop, "reject"
 			return sure
@@ -260,6 +287,9 @@ func (m *machine) run() tri {
 			switch text(e.attrs[unix.NFTA_TARGET_NAME]) {
 			case "REJECT":
 				m.decided, m.code, m.name = true, drop, "reject"
+				return sure
+			case "DNAT", "REDIRECT":
+				m.decided, m.code, m.name = true, accept, dnat
 				return sure
 			case "LOG", "NFLOG", "MARK", "CONNMARK", "CT", "TCPMSS":
 			default:

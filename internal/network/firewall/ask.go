@@ -57,6 +57,11 @@ func (r *Rules) Leads(proto uint8, host netip.AddrPort) (to netip.AddrPort, rule
 	return to, "", false
 }
 
+// Elsewhere lists the rules of others that lead a packet somewhere else, or may.
+func (r *Rules) Elsewhere(hook uint32, p *nft.Packet) []nft.Place {
+	return r.Ruleset.Elsewhere(hook, p, r.name)
+}
+
 // Legacy tells what the kernel's older tables say of packets forwarded to a bridge: whether their chain FORWARD refuses what no rule
 // of it lets through, and whether ours is one of those. Nothing else is read of them.
 func (t *Table) Legacy(v6 bool, bridge string) (refuses, passes bool) {
