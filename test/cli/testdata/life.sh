@@ -8,8 +8,8 @@ printf '# comment\n\nX=1\nFROM_CALLER\n  Y=2 3 \nNOT_THERE\n' >env
 d run --rm --network none --env-file env -e X=9 busybox sh -c 'echo $X $FROM_CALLER "$Y"'
 d run --rm --network none -h box -w /tmp -u 0:0 --entrypoint sh busybox -c 'hostname; pwd; id'
 d run --rm --network none --name life --cidfile cid busybox true
-d run -d --network none --name life --label a=b --label c busybox sh -c 'echo one; sleep 0.1; echo two >&2; trap "exit 5" TERM; while :; do sleep 0.1; done'
-sleep 0.5
+d run -d --network none --name life --label a=b --label c busybox sh -c 'echo one; sleep 0.1; trap "exit 5" TERM; echo two >&2; while :; do sleep 0.1; done'
+until docker logs life 2>&1 | grep -q two; do :; done
 d ps --no-trunc --format '{{.Names}} {{.Image}} {{.Command}} {{.State}} {{.Labels}} {{.Label "a"}} {{.Ports}} {{.Size}} {{.Mounts}} {{.LocalVolumes}} {{.Networks}}'
 d ps
 d ps -q

@@ -76,8 +76,9 @@ d attach --sig-proxy=x more
 docker attach more </dev/null 2>&1
 d stop -t 0 more
 d logs -n 5 --follow nope
-docker run -d --rm --network none --name more2 busybox sh -c 'sleep 3; echo end; exit 4' >/dev/null
-d logs -f more2
+docker run -d --rm --network none --name more2 busybox sh -c 'echo begin; until [ -e /go ]; do sleep 0.1; done; echo end; exit 4' >/dev/null
+d logs -f more2 &
+until grep -q begin out; do sleep 0.1; done; docker exec more2 touch /go; wait
 d run --rm --network container:nope busybox true
 d run --rm --network nosuchnet busybox true
 d run --rm --ipc container:nope --network none busybox true
