@@ -7,13 +7,16 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"gantry/test/engine"
 )
@@ -31,14 +34,15 @@ func run(m *testing.M) int {
 		fmt.Println("these tests make namespaces, mounts and cgroups: run them as root")
 		return 1
 	}
+	syscall.Umask(0o022) // containers read, as users of their own, what tests write
 	var err error
 	if scratch, err = os.MkdirTemp("/var/tmp", "gantry-e2e-"); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	defer os.RemoveAll(scratch)
-	if out, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), "busybox", "debian", "redis").CombinedOutput(); err != nil {
-		fmt.Printf("make the test images: %v\n%s", err, out)
+	if _, err := made("test/images/make", "busybox", "debian", "redis"); err != nil {
+		fmt.Println(err)
 		return 1
 	}
 	gantry = engine.Gantry(filepath.Join(scratch, "shared"))
@@ -124,11 +128,32 @@ func leaks(e *engine.Engine) error {
 }
 
 func imagePath(name string) string {
-	out, err := exec.Command(filepath.Join(engine.Repo(), "test/images/make"), name).Output()
+	path, err := made("test/images/make", name)
 	if err != nil {
-		panic(fmt.Sprintf("path of image %s: %v", name, err))
+		panic(err)
 	}
-	return strings.TrimSpace(string(out))
+	return path
+}
+
+// made returns where a script put what it was told to make, or had made before. On a machine that has nothing yet it fetches
+// packages: it gets another try, for a mirror that stumbles says nothing of what is tested.
+func made(script string, names ...string) (string, error) {
+	for try := 1; ; try++ {
+		out, err := exec.Command(filepath.Join(engine.Repo(), script), names...).Output()
+		if err == nil {
+			return strings.TrimSpace(string(out)), nil
+		}
+		said := ""
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			said = string(exit.Stderr)
+		}
+		err = fmt.Errorf("%s %q: %w\n%s", script, names, err, said)
+		if try == 3 {
+			return "", err
+		}
+		fmt.Println(err)
+		time.Sleep(10 * time.Second)
+	}
 }
 
 var (

@@ -51,11 +51,11 @@ func dockerBeside(t *testing.T, e *engine.Engine, images ...string) *engine.Engi
 // clientProgram builds a client that is a Go module.
 func clientProgram(t *testing.T, name string) string {
 	t.Helper()
-	out, err := exec.Command(filepath.Join(engine.Repo(), "test/clients/make"), name).Output()
+	path, err := made("test/clients/make", name)
 	if err != nil {
-		t.Fatalf("build %s: %v", name, err)
+		t.Fatal(err)
 	}
-	return strings.TrimSpace(string(out))
+	return path
 }
 
 // registryClient can push busybox's archive under a name, and pull a name; both return the manifest's digest.
