@@ -38,10 +38,10 @@ func TestPidsLimitStopsAForkBomb(t *testing.T) {
 	defer ok(t, "rm", "-f", name)
 	id := ok(t, "inspect", "-f", "{{.Id}}", name)
 	most := 0
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for most < 45 && time.Now().Before(deadline) {
 		n := pids(t, gantry, id)
-		if n > 50 {
+		if n > 51 { // the kernel counts a fork, and then refuses it
 			t.Fatalf("%d processes with a limit of 50", n)
 		}
 		most = max(most, n)
@@ -95,9 +95,11 @@ func TestCPUQuotaHolds(t *testing.T) {
 	ok(t, "run", "-d", "--name", name, "--network", "none", "--cpus", "0.5", "busybox", "sh", "-c", "while :; do :; done & while :; do :; done")
 	defer ok(t, "rm", "-f", name)
 	id := ok(t, "inspect", "-f", "{{.Id}}", name)
-	from, began := cpuTime(t, gantry, id), time.Now()
+	began := time.Now() // before the first look and after the last: a pause in between only makes the wall longer
+	from := cpuTime(t, gantry, id)
 	time.Sleep(5 * time.Second) // the length of the measurement
-	used, wall := cpuTime(t, gantry, id)-from, time.Since(began)
+	used := cpuTime(t, gantry, id) - from
+	wall := time.Since(began)
 	if limit := time.Duration(1.1 * 0.5 * float64(wall)); used > limit {
 		t.Fatalf("used %v of CPU in %v, more than 1.1 times the quota", used, wall)
 	}

@@ -103,7 +103,7 @@ func startRegistry(t *testing.T, e *engine.Engine, addr, config string, command 
 			t.Logf("the registry said at the end:\n%s", said[max(0, len(said)-2000):])
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if c, err := dial(e, addr); err == nil {
 			c.Close()
 			return addr
@@ -284,6 +284,8 @@ func TestKilledCollections(t *testing.T) {
 		case <-done:
 		case <-time.After(time.Duration(rand.IntN(30)) * time.Millisecond):
 			killed++
+			e.Kill()
+			<-done // a command that was slow to begin must not meet the next engine
 		}
 		e.Kill()
 		if err := e.Start(); err != nil {

@@ -85,11 +85,11 @@ var volumeSessions = []session{
 		"mkdir host; echo on host >host/f; docker volume create -o type=none -o o=bind -o device=$PWD/host bv; docker run --rm --network none -v bv:/x busybox sh -c 'cat /x/f; echo 2 >/x/g'; cat host/g",
 		"docker volume inspect -f '{{.Options.type}} {{.Options.o}}' bv",
 		"docker volume create -o type=tmpfs -o device=tmpfs -o o=size=1m,uid=12 tv; docker run --rm --network none -v tv:/x busybox sh -c 'ls -ldn /x | cut -c1-20; df -k /x | tail -1 | tr -s \" \" | cut -d\" \" -f2'",
-		"docker run -d --name t1 --network none -v tv:/x busybox sh -c 'echo shared >/x/s; sleep 1000' >/dev/null; until docker exec t1 cat /x/s 2>/dev/null; do :; done; docker run --rm --network none -v tv:/y busybox cat /y/s; docker rm -f t1; docker run --rm --network none -v tv:/y busybox ls /y",
+		"docker run -d --name t1 --network none -v tv:/x busybox sh -c 'echo shared >/x/s; sleep 1000' >/dev/null; until docker exec t1 grep shared /x/s 2>/dev/null; do :; done; docker run --rm --network none -v tv:/y busybox cat /y/s; docker rm -f t1; docker run --rm --network none -v tv:/y busybox ls /y",
 		"docker run --rm --network none --mount type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700 busybox sh -c 'stat -c %a /t; df -k /t | tail -1 | tr -s \" \" | cut -d\" \" -f2'",
 		"docker run --rm --network none --mount type=volume,src=labelled,dst=/x,volume-label=k=v,volume-driver=local,volume-opt=type=tmpfs,volume-opt=device=tmpfs busybox sh -c 'mount | grep \" /x \" | cut -d\" \" -f1'; docker volume inspect -f '{{json .Labels}} {{json .Options}}' labelled",
 		"docker create --name cb --network none -v bv:/x busybox true | wc -c; echo 3 >three; docker cp three cb:/x/three; cat host/three; docker rm cb",
-		"docker volume create -o type=none -o o=bind -o device=$PWD/gone gv; docker run --rm --network none -v gv:/x:nocopy busybox true 2>&1 | head -1 | sed 's/[.]$//'",
+		"docker volume create -o type=none -o o=bind -o device=$PWD/gone gv; docker run --rm --network none -v gv:/x:nocopy busybox true 2>&1 | grep -o 'error while.*' | sed 's/[.]$//'",
 		"docker volume rm bv tv labelled gv",
 	}},
 	{"content of the image in a bound folder", []string{

@@ -206,8 +206,9 @@ func TestEventsTellOfALife(t *testing.T) {
 	if got := strings.Join(live, " "); got != "create attach start die destroy" {
 		t.Errorf("events: %s", got)
 	}
+	end := time.Now()
 	_, body := call(t, gantry, "GET", fmt.Sprintf(`/events?since=%d.%09d&until=%d.%09d&filters={"label":{"wire=events":true}}`,
-		begin.Unix(), begin.Nanosecond(), time.Now().Unix(), time.Now().Nanosecond()), "")
+		begin.Unix(), begin.Nanosecond(), end.Unix(), end.Nanosecond()), "")
 	var again []string
 	for d := json.NewDecoder(strings.NewReader(body)); d.More(); {
 		var m struct{ Action, Status, From string }
