@@ -155,7 +155,16 @@ func (o *Output) Write(p []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
-	return o.s.Write(p)
+	n, err := o.s.Write(p)
+	if err != nil {
+		// A client that cannot keep the archive says why before it breaks it off.
+		if why := wire.Await(o.s); errs.Invalid.Is(why) || errs.NotFound.Is(why) {
+			err = errs.Invalid.Errorf("write the output: %w", why)
+		}
+		o.err = err
+		o.s.Close()
+	}
+	return n, err
 }
 
 // Close ends the archive and tells whether the client has all of it.

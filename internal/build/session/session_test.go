@@ -299,7 +299,9 @@ func TestSecretsAgentsOutputs(t *testing.T) {
 		t.Errorf("output: %v, %d of %d bytes", err, got.Len(), len(big))
 	}
 	out = c.Output(2)
-	_, _ = out.Write(big)
+	if _, err := out.Write(big); err == nil || err.Error() != "write the output: no room" {
+		t.Errorf("writing an output that cannot be written: %v", err)
+	}
 	if err := out.Close(); err == nil || !strings.Contains(err.Error(), "no room") {
 		t.Errorf("an output that cannot be written: %v", err)
 	}
