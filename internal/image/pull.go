@@ -691,7 +691,7 @@ func (s *Service) loadPulls(now time.Time) error {
 // the reasons apart.
 func (p *pull) explain(ctx context.Context, ref reference.Named, err error) error {
 	refused := remote.As(err)
-	if refused == nil && !errors.Is(err, remote.ErrNoCredentials) {
+	if refused == nil && !errors.Is(err, remote.ErrNoCredentials) && !errs.Unauthorized.Is(err) {
 		return err
 	}
 	familiar := reference.FamiliarString(ref)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -40,6 +41,15 @@ func TestEachRefusalHasItsMessage(t *testing.T) {
 	web := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(web.Close)
 	page := strings.TrimPrefix(web.URL, "http://")
+	answering := func(status int, text string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, text)
+		}))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://")
+	}
+	portal, silent, refusing := answering(200, "<html>log in</html>"), answering(401, ""), answering(400, `{"errors":[{"code":"NAME_INVALID","message":"no such names here"}]}`)
 	bob := remote.Access{Credentials: remote.Credentials{Username: "bob", Password: "secret"}}
 	eve := remote.Access{Credentials: remote.Credentials{Username: "bob", Password: "guess"}}
 	host := hostPlatform()
@@ -58,6 +68,9 @@ func TestEachRefusalHasItsMessage(t *testing.T) {
 		{"wrong architecture", h.host + "/other:list", PullOptions{}, "no matching manifest for " + formatPlatform(host) + " in the manifest list entries\nit has: linux/s390x"},
 		{"wrong architecture, one image", h.host + "/other:1", PullOptions{Platform: &host}, "image with reference " + h.host + "/other:1 was found but does not provide the specified platform (" + formatPlatform(host) + ")\nit is for linux/s390x"},
 		{"no registry", page + "/app:1", PullOptions{}, "manifest for " + page + "/app:1 not found: manifest unknown: 404 page not found\nwhat answers at " + page + " is no registry: are that its name and its port?"},
+		{"a page for everything", portal + "/app:1", PullOptions{}, "manifest 1 of " + portal + "/app is no JSON: invalid character '<' looking for beginning of value\nwhat answers at " + portal + " is no registry: are that its name and its port?"},
+		{"a 401 that does not say how", silent + "/app:1", PullOptions{}, "unauthorized: authentication required\nthe registry " + silent + " wants to know who you are: docker login " + silent},
+		{"a 400 over plain HTTP", refusing + "/app:1", PullOptions{}, "name invalid: no such names here"},
 	} {
 		if err := s.Pull(t.Context(), c.name, c.o, nil); err == nil || err.Error() != c.want {
 			t.Errorf("%s:\n%v\ninstead of\n%s", c.what, err, c.want)

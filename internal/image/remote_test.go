@@ -582,7 +582,7 @@ func TestWhatPassesIsWaitedFor(t *testing.T) {
 	})
 	s, _ := puller(t)
 	err := s.Pull(t.Context(), h.host+"/app:1", PullOptions{}, nil)
-	if !errs.Unavailable.Is(err) || !strings.Contains(err.Error(), "toomanyrequests: You have reached your pull rate limit. (0 of 100 pulls left in 6h0m0s)") {
+	if !errs.Unavailable.Is(err) || !strings.Contains(err.Error(), "toomanyrequests: You have reached your pull rate limit. (0 of 100 pulls left in 6h0m0s); it can be tried again in 1h0m0s") {
 		t.Errorf("got %v", err)
 	}
 	h.breaking(func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
@@ -721,7 +721,8 @@ func TestHostileRegistriesAreRefused(t *testing.T) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
-		}), errs.Unavailable, "EOF"},
+		}), errs.Unavailable, "EOF\nThe registry 127.0.0.1:"},
+		{"without a layer", blob(func(w http.ResponseWriter, r *http.Request, data []byte) { w.WriteHeader(404) }), errs.NotFound, " has the image but not its layer sha256:"},
 		{"redirects in a circle", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			if r.URL.Path == "/v2/" {
 				return false

@@ -106,6 +106,9 @@ func (r *Repository) fetchFrom(ctx context.Context, e *endpoint, p *content.Part
 		q.header.Del("Range")
 		resp, err = r.do(ctx, e, q)
 	}
+	if refused := As(err); refused != nil && refused.Status == http.StatusNotFound {
+		return errs.NotFound.Wrap(&hint{err, fmt.Sprintf("The registry %s has the image but not its layer %s: whoever has it should push it again", e.base.Host, d.Digest)})
+	}
 	if err != nil {
 		return err
 	}

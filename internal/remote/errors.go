@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -54,6 +55,9 @@ func (e *Error) Error() string {
 	}
 	if e.quota != "" {
 		text += " (" + e.quota + ")"
+	}
+	if e.Status == http.StatusTooManyRequests && e.after > 0 {
+		text += "; it can be tried again in " + e.after.Round(time.Second).String()
 	}
 	return text
 }
@@ -162,13 +166,26 @@ func explainNet(ctx context.Context, err error, host string) error {
 	if err == nil || errs.KindOf(err) != errs.Internal {
 		return err
 	}
-	var record tls.RecordHeaderError
 	var authority x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var dns *net.DNSError
+	var proxy *net.OpError
+	if at := (*url.Error)(nil); errors.As(err, &at) { // behind a redirect it is another one
+		if u, bad := url.Parse(at.URL); bad == nil && u.Host != "" {
+			host = u.Host
+		}
+	}
 	line := ""
 	switch text := err.Error(); {
-	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+	case errors.As(err, &proxy) && proxy.Op == "proxyconnect":
+		at := ""
+		if dial := (*net.OpError)(nil); errors.As(proxy.Err, &dial) && dial.Addr != nil {
+			at = " " + dial.Addr.String()
+		}
+		line = fmt.Sprintf("The proxy%s does not let us through: see proxies in daemon.json, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the engine", at)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		line = fmt.Sprintf("The registry %s broke the connection off. What came of layers is kept: do it again, and it goes on from there", host)
+	case speaksPlain(err):
 		line = fmt.Sprintf("%s speaks plain HTTP. If the way there can be trusted, put this into daemon.json: \"insecure-registries\": [%q]", host, host)
 	case strings.Contains(text, "malformed HTTP response \"\\x15\\x03"):
 		line = fmt.Sprintf("%s speaks HTTPS: write https:// instead of http://", host)

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -99,6 +100,9 @@ func (r *Repository) manifest(ctx context.Context, e *endpoint, ref string, d di
 		Config        json.RawMessage `json:"config"`
 	}
 	if err := json.Unmarshal(data, &shape); err != nil {
+		if text := bytes.TrimSpace(data); len(text) == 0 || text[0] == '<' { // a web server, or what stands in the way and wants a login
+			return Manifest{}, errs.Invalid.Errorf("manifest %s of %s is no JSON: %w\nwhat answers at %s is no registry: are that its name and its port?", ref, r.name.Name(), err, e.base.Host)
+		}
 		return Manifest{}, errs.Invalid.Errorf("manifest %s of %s is no JSON: %w", ref, r.name.Name(), err)
 	}
 	if shape.SchemaVersion == 1 || m.MediaType == dockerSchema1 || m.MediaType == dockerSchema1JW {
@@ -139,7 +143,16 @@ func (r *Repository) PutManifest(ctx context.Context, ref, mediaType string, dat
 	if err != nil {
 		return err
 	}
-	return resp.Body.Close()
+	resp.Body.Close()
+	return stored(resp, digest.FromBytes(data))
+}
+
+// stored holds a registry to what it says when it has taken something: 201. A web server's 200 to everything is no such word.
+func stored(resp *http.Response, d digest.Digest) error {
+	if resp.StatusCode == http.StatusCreated || resp.Header.Get("Docker-Content-Digest") == d.String() {
+		return nil
+	}
+	return errs.Unavailable.Errorf("%s was not taken: %s answered %s, not 201 Created\nwhat answers there is no registry: are that its name and its port?", d, resp.Request.URL.Host, resp.Status)
 }
 
 // Bounds of a repository's list of tags.

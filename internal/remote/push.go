@@ -80,7 +80,8 @@ func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, from []stri
 		if err != nil {
 			return "", err
 		}
-		return "", resp.Body.Close()
+		resp.Body.Close()
+		return "", stored(resp, d.Digest)
 	}
 	resp, err := r.do(ctx, e, request{
 		method: "PUT", url: withDigest(at, d.Digest), actions: "pull,push", header: octets, length: d.Size,
@@ -89,7 +90,8 @@ func (r *Repository) Push(ctx context.Context, d ocispec.Descriptor, from []stri
 	if err != nil {
 		return "", err
 	}
-	return "", resp.Body.Close()
+	resp.Body.Close()
+	return "", stored(resp, d.Digest)
 }
 
 // send streams a blob to an upload, and goes on from what the registry has when the way breaks.

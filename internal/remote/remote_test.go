@@ -518,6 +518,48 @@ func TestPushGoesOn(t *testing.T) {
 	}
 }
 
+// TestPushToAPage: a web server that says 200 to everything has taken nothing.
+func TestPushToAPage(t *testing.T) {
+	page := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "POST" {
+			w.Header().Set("Location", "/v2/app/blobs/uploads/1")
+			w.WriteHeader(http.StatusAccepted)
+			return
+		}
+		io.WriteString(w, "<html>hello</html>")
+	})
+	r := repository(t, newClient(t), host(page)+"/app", Access{})
+	if err := r.PutManifest(t.Context(), "1", ocispec.MediaTypeImageIndex, []byte(manifestText)); !errs.Unavailable.Is(err) || !strings.Contains(err.Error(), "answered 200 OK, not 201 Created\nwhat answers there is no registry") {
+		t.Errorf("a manifest: %v", err)
+	}
+	d := ocispec.Descriptor{Digest: digest.FromString("x"), Size: 1}
+	if _, err := r.Push(t.Context(), d, nil, func(int64) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil }, nil); !errs.Unavailable.Is(err) {
+		t.Errorf("a blob: %v", err)
+	}
+}
+
+// TestWhoDoesNotAnswer: what a message names is who did not answer, be it behind a redirect or on the way.
+func TestWhoDoesNotAnswer(t *testing.T) {
+	gone := server(t, serveManifest)
+	dead := host(gone)
+	gone.Close()
+	reg := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			http.Redirect(w, r, gone.URL+"/elsewhere", http.StatusTemporaryRedirect)
+		}
+	})
+	if _, err := repository(t, newClient(t), host(reg)+"/app", Access{}).Manifest(t.Context(), "1"); err == nil || !strings.Contains(err.Error(), "\nNothing listens at "+dead) {
+		t.Errorf("behind a redirect: %v", err)
+	}
+	c := newClient(t)
+	if err := c.Configure(Config{Proxies: Proxies{HTTP: gone.URL, HTTPS: gone.URL}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repository(t, c, "registry.example/app", Access{}).Manifest(t.Context(), "1"); err == nil || !strings.Contains(err.Error(), "\nThe proxy "+dead+" does not let us through") {
+		t.Errorf("through a proxy: %v", err)
+	}
+}
+
 // TestRangesThatAreNot: a registry that knows no ranges sends the whole; one that sends another range is refused.
 func TestRangesThatAreNot(t *testing.T) {
 	data := []byte(strings.Repeat("0123456789", 1000))

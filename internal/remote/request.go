@@ -170,7 +170,7 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		}
 		q.Header.Set("User-Agent", r.c.o.UserAgent)
 		resp, err := r.c.try(ctx, e.http, q)
-		if err == nil && scheme == "http" && resp.StatusCode == http.StatusBadRequest {
+		if err == nil && scheme == "http" && resp.StatusCode == http.StatusBadRequest && !speaksPlain(reason) {
 			// What an HTTPS server says to plain HTTP: why it did not speak HTTPS with us is the reason.
 			resp.Body.Close()
 			break
@@ -193,6 +193,12 @@ func (r *Repository) settle(ctx context.Context, e *endpoint) error {
 		reason = err // of both, the last one's, as in Docker
 	}
 	return explainNet(ctx, reason, e.base.Host)
+}
+
+// speaksPlain reports whether err is what comes of speaking HTTPS with a server that does not.
+func speaksPlain(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // setScheme is called with e.mu held. Who reads base has passed settle, and so that lock.
