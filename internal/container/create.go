@@ -130,10 +130,15 @@ func (s *Service) plan(ctx context.Context, r *CreateRequest) (*Snapshot, []Volu
 	img.Config = platformOnly(&img.Config)
 	snap := &Snapshot{ID: id, Name: name, Created: time.Now().UTC(), Image: img, Config: config, HostConfig: host,
 		Path: argv[0], Args: argv[1:], Status: Created, Mounts: mounts.points, MountOptions: mounts.options, Wanted: endpoints, Links: links}
+	if _, err := logAttrs(snap); err != nil {
+		return nil, nil, nil, err
+	}
 	if s.private(snap) {
 		if err := s.Networks.Check(snap.request()); err != nil {
 			return nil, nil, nil, err
 		}
+	} else if err := checkNoAddress(endpoints); err != nil {
+		return nil, nil, nil, err
 	}
 	return snap, mounts.volumes, warnings, nil
 }
@@ -170,26 +175,26 @@ func checkPlatform(want string, img *Image) error {
 }
 
 // resolveJoins turns container:NAME into container:ID, so that a later rename breaks nothing, and refuses
-// what is not there.
+// what is not there. That is not of the kind "not found": Docker's command line would take it for the image, and pull.
 func (s *Service) resolveJoins(h *api.HostConfig) error {
 	if h.NetworkMode.IsContainer() {
 		c, err := s.find(h.NetworkMode.ConnectedContainer())
 		if err != nil {
-			return err
+			return errs.Invalid.Wrap(err)
 		}
 		h.NetworkMode = api.NetworkMode("container:" + c.id)
 	}
 	if h.PidMode.IsContainer() {
 		c, err := s.find(h.PidMode.Container())
 		if err != nil {
-			return err
+			return errs.Invalid.Wrap(err)
 		}
 		h.PidMode = api.PidMode("container:" + c.id)
 	}
 	if h.IpcMode.IsContainer() {
 		c, err := s.find(h.IpcMode.Container())
 		if err != nil {
-			return err
+			return errs.Invalid.Wrap(err)
 		}
 		if m := c.get().HostConfig.IpcMode; !m.IsShareable() && !m.IsHost() {
 			return errs.Invalid.Errorf("non-shareable IPC (hint: use IpcMode:shareable for the donor container): can't join IPC of container %s", c.id)

@@ -50,12 +50,13 @@ func (s *Service) findExec(id string) (*exec, error) {
 }
 
 // mayExec refuses an exec in a container that does not run just now.
-func mayExec(snap *Snapshot) error {
+// name is what its user calls it.
+func mayExec(snap *Snapshot, name string) error {
 	switch snap.Status {
 	case Running:
 		return nil
 	case Paused:
-		return errs.Conflict.Errorf("Container %s is paused, unpause the container before exec", snap.ID)
+		return errs.Conflict.Errorf("Container %s is paused, unpause the container before exec", name)
 	case Restarting:
 		return errs.Conflict.Errorf("Container %s is restarting, wait until the container is running", snap.ID)
 	}
@@ -76,7 +77,7 @@ func (s *Service) ExecCreate(ctx context.Context, ref string, cfg ExecConfig) (s
 		return "", err
 	}
 	snap := c.get()
-	if err := mayExec(&snap); err != nil {
+	if err := mayExec(&snap, ref); err != nil {
 		return "", err
 	}
 	for _, e := range cfg.Env {
@@ -102,7 +103,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, detach, tty bool, si
 		return nil, err
 	}
 	snap := x.c.get()
-	if err := mayExec(&snap); err != nil {
+	if err := mayExec(&snap, snap.ID); err != nil {
 		return nil, err
 	}
 	x.mu.Lock()

@@ -113,9 +113,12 @@ func ownHosts(net *Connection, c *api.Config) []byte {
 	if net == nil || c.Hostname == "" {
 		return nil
 	}
-	names := c.Hostname
+	names := c.Hostname // which may be the whole name already
 	if c.Domainname != "" {
-		names = c.Hostname + "." + c.Domainname + " " + c.Hostname
+		names += "." + c.Domainname
+	}
+	if first, _, ok := strings.Cut(names, "."); ok {
+		names += " " + first
 	}
 	for _, name := range slices.Sorted(maps.Keys(net.Endpoints)) {
 		e := net.Endpoints[name]

@@ -3,7 +3,6 @@ package container
 import (
 	"net/netip"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -127,6 +126,8 @@ func checkHostConfig(h *api.HostConfig) error {
 		return bad("unknown or invalid runtime name: %s", h.Runtime)
 	case !h.Isolation.IsDefault():
 		return bad("invalid isolation '%s' on linux", h.Isolation)
+	case len(h.StorageOpt) > 0:
+		return checkStorage(h.StorageOpt)
 	case len(h.DeviceRequests) > 0:
 		d := h.DeviceRequests[0]
 		return bad("could not select device driver %q with capabilities: %v", d.Driver, d.Capabilities)
@@ -140,6 +141,17 @@ func checkHostConfig(h *api.HostConfig) error {
 		return err
 	}
 	return checkNetwork(h)
+}
+
+// checkStorage refuses --storage-opt: a size that nobody holds a container to is worse than an error.
+func checkStorage(options map[string]string) error {
+	for k := range options {
+		if !strings.EqualFold(k, "size") {
+			return errs.Invalid.Errorf("Unknown option %s", k)
+		}
+	}
+	return errs.Invalid.Errorf("--storage-opt is supported only for overlay over xfs with 'pquota' mount option\n" +
+		"Gantry holds no container's own files to a size; a volume can have one: volume create --opt size=SIZE")
 }
 
 func checkNetwork(h *api.HostConfig) error {
@@ -187,6 +199,8 @@ func checkResources(r *api.Resources) error {
 		return bad("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case r.CPUQuota > 0 && r.CPUQuota < 1000:
 		return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	case r.CPUShares < 0:
+		return bad("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
 	case r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000):
 		return bad("Range of blkio weight is from 10 to 1000")
 	}
@@ -240,76 +254,18 @@ func parseExtraHost(s string) (host, error) {
 	if !ok || name == "" {
 		return host{}, errs.Invalid.Errorf("bad format for add-host: %q", s)
 	}
-	if ip == "host-gateway" && !strings.ContainsAny(name, " \t\r\n#") {
+	if strings.ContainsAny(name, " \t\r\n#") {
+		return host{}, errs.Invalid.Errorf("bad format for add-host: %q", s)
+	}
+	if ip == "host-gateway" {
 		return host{name: name}, nil // its address is known when the container starts
 	}
 	if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
 		ip = ip[1 : len(ip)-1]
 	}
 	a, err := netip.ParseAddr(ip)
-	if err != nil || strings.ContainsAny(name, " \t\r\n#") {
+	if err != nil {
 		return host{}, errs.Invalid.Errorf("invalid IP address in add-host: %q", ip)
 	}
 	return host{a, name}, nil
-}
-
-// logSpec says where and how output is kept; `mode` and `max-buffer-size` are accepted, for the supervisor
-// never lets a log hold up a container's output for long.
-func logSpec(l api.LogConfig, path string, attrs map[string]string) (spec logSettings, err error) {
-	spec = logSettings{Driver: l.Type, MaxSize: 20 << 20, MaxFiles: 5}
-	if l.Type == "none" {
-		return logSettings{Driver: "none"}, nil
-	}
-	spec.Path, spec.Attrs = path, attrs
-	for k, v := range l.Config {
-		switch k {
-		case "max-size":
-			if v == "-1" {
-				spec.MaxSize = 0
-				continue
-			}
-			if spec.MaxSize, err = ParseSize(v); err != nil {
-				return spec, errs.Invalid.Errorf("invalid value for log opt max-size: %w", err)
-			}
-			if spec.MaxSize <= 0 {
-				return spec, errs.Invalid.Errorf("max-size must be a positive number: %s", v)
-			}
-		case "max-file":
-			if spec.MaxFiles, err = strconv.Atoi(v); err != nil {
-				return spec, errs.Invalid.Errorf("invalid value for log opt max-file: %w", err)
-			}
-			if spec.MaxFiles < 1 {
-				return spec, errs.Invalid.Errorf("max-file cannot be less than 1")
-			}
-		case "labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress":
-		default:
-			return spec, errs.Invalid.Errorf("unknown log opt '%s' for json-file log driver", k)
-		}
-	}
-	return spec, nil
-}
-
-// logAttrs are the "attrs" of every log line: the labels and variables that --log-opt labels= and env= name.
-func logAttrs(l api.LogConfig, c *api.Config) map[string]string {
-	var attrs map[string]string
-	put := func(k, v string) {
-		if attrs == nil {
-			attrs = map[string]string{}
-		}
-		attrs[k] = v
-	}
-	for _, k := range strings.Split(l.Config["labels"], ",") {
-		if v, ok := c.Labels[k]; ok {
-			put(k, v)
-		}
-	}
-	if names := l.Config["env"]; names != "" {
-		want := strings.Split(names, ",")
-		for _, e := range c.Env {
-			if k, v, ok := strings.Cut(e, "="); ok && slices.Contains(want, k) {
-				put(k, v)
-			}
-		}
-	}
-	return attrs
 }

@@ -296,6 +296,9 @@ func (s *Service) byLink(ref string) *container {
 func (s *Service) removeLink(ctx context.Context, ref string) error {
 	name, alias, ok := strings.Cut(strings.TrimPrefix(ref, "/"), "/")
 	if !ok {
+		if _, err := s.find(ref); err != nil {
+			return err
+		}
 		return errs.Internal.Errorf("Conflict, cannot remove the default link name of the container")
 	}
 	p, err := s.find(name)

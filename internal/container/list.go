@@ -191,7 +191,7 @@ func (s *Service) indexOf(ref string, all []Snapshot) (int, error) {
 func patterns(values []string) func(string) bool {
 	var res []*regexp.Regexp
 	for _, v := range values {
-		if re, err := regexp.Compile(v); err == nil && v != "" {
+		if re, err := regexp.Compile(v); err == nil { // an empty one matches all
 			res = append(res, re)
 		}
 	}

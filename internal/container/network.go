@@ -147,6 +147,16 @@ func upstream(h *api.HostConfig) []netip.Addr {
 	return resolvconf.Host().Servers()
 }
 
+// checkNoAddress refuses addresses of one's own where there is no network to have them in.
+func checkNoAddress(endpoints map[string]*network.EndpointSettings) error {
+	for _, e := range endpoints {
+		if e != nil && e.IPAMConfig != nil && (e.IPAMConfig.IPv4Address.IsValid() || e.IPAMConfig.IPv6Address.IsValid()) {
+			return errs.Invalid.Errorf("user specified IP address is supported on user defined networks only")
+		}
+	}
+	return nil
+}
+
 // private reports whether the container gets a network namespace from the network service.
 func (s *Service) private(snap *Snapshot) bool {
 	m := snap.HostConfig.NetworkMode

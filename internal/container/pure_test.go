@@ -317,7 +317,7 @@ func TestHostConfig(t *testing.T) {
 		{api.HostConfig{Resources: api.Resources{CpusetCpus: "0-"}}, errs.Invalid, "Invalid value 0- for cpuset cpus"},
 		{api.HostConfig{LogConfig: api.LogConfig{Type: "syslog"}}, errs.Invalid, "no log driver named 'syslog'"},
 		{api.HostConfig{LogConfig: api.LogConfig{Config: map[string]string{"max-siz": "1"}}}, errs.Invalid, "unknown log opt 'max-siz'"},
-		{api.HostConfig{ExtraHosts: []string{"a b:host-gateway"}}, errs.Invalid, "invalid IP address in add-host"},
+		{api.HostConfig{ExtraHosts: []string{"a b:host-gateway"}}, errs.Invalid, "bad format for add-host"},
 		{api.HostConfig{ExtraHosts: []string{"a:1.2.3"}}, errs.Invalid, "invalid IP address in add-host"},
 		{api.HostConfig{ExtraHosts: []string{"a"}}, errs.Invalid, "bad format for add-host"},
 	} {

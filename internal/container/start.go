@@ -117,7 +117,11 @@ func (c *container) launch() error {
 	}
 	parent := s.cgroupParent(&c.now)
 	plan := s.input(&c.now)
-	if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, logAttrs(c.now.HostConfig.LogConfig, c.now.Config)); err != nil {
+	attrs, err := logAttrs(&c.now)
+	if err != nil {
+		return err
+	}
+	if plan.Log, err = logSpec(c.now.HostConfig.LogConfig, c.now.LogPath, attrs); err != nil {
 		return err
 	}
 	early, err := s.Builder.BuildLaunch(plan)

@@ -54,7 +54,10 @@ func (s *Service) Top(ctx context.Context, ref, args string) (titles []string, p
 		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
 		return nil, nil, errs.Internal.Errorf("error running ps: %w: %s", err, line)
 	}
-	return pickProcesses(string(out), pids)
+	if titles, processes, err = pickProcesses(string(out), pids); err == nil {
+		s.event(&snap, "top")
+	}
+	return titles, processes, err
 }
 
 // pickProcesses takes from what ps printed the lines of the processes in pids. The last column may hold blanks.
