@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	types "github.com/moby/moby/api/types/container"
 	imagetypes "github.com/moby/moby/api/types/image"
@@ -178,6 +179,9 @@ func (s *Server) commit(c *call) error {
 	id, err := s.deps.Images.Commit(ctx, req)
 	if err != nil {
 		return err
+	}
+	if named, err := image.ParseName(name); err == nil && named != nil {
+		name = reference.FamiliarString(named)
 	}
 	s.deps.Containers.Committed(&x, req.Comment, id.String(), name)
 	return c.reply(201, types.CommitResponse{ID: id.String()})

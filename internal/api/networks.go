@@ -1,6 +1,7 @@
 package api
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -116,8 +117,8 @@ func (s *Server) networkFilter(c *call, known ...string) (func(*types.Network) b
 			have, ok := x.Labels[k]
 			return ok && (!valued || have == val)
 		}
-		return some("name", func(v string) bool { return strings.Contains(x.Name, v) }) &&
-			some("id", func(v string) bool { return strings.HasPrefix(x.ID, v) }) &&
+		return some("name", func(v string) bool { return matches(v, x.Name) }) &&
+			some("id", func(v string) bool { return matches(v, x.ID) }) &&
 			some("driver", func(v string) bool { return x.Driver == v }) &&
 			some("scope", func(v string) bool { return x.Scope == v }) &&
 			some("type", func(v string) bool { return builtin == (v == "builtin") }) &&
@@ -214,4 +215,10 @@ func (s *Server) networkDisconnect(c *call) error {
 		return err
 	}
 	return c.ok(200)
+}
+
+// matches reports whether pattern, a regular expression, is in text.
+func matches(pattern, text string) bool {
+	ok, err := regexp.MatchString(pattern, text)
+	return ok && err == nil
 }

@@ -106,7 +106,7 @@ var routes = []route{
 	{"GET", "/volumes/{name}", (*Server).volumeInspect, 0},
 	{"PUT", "/volumes/{name}", (*Server).volumeUpdate, v(42)},
 	{"DELETE", "/volumes/{name}", (*Server).volumeRemove, 0},
-	{"GET", "/plugins", missing("plugin ls"), v(25)},
+	{"GET", "/plugins", noPlugins, v(25)},
 	{"GET", "/plugins/{name}/json", noSuch("plugin %q not found"), v(25)},
 
 	// Gantry's own: what Docker has no words for lies below /gantry.
@@ -123,10 +123,18 @@ var routes = []route{
 	{"GET", "/swarm", noSwarm, 0},
 	{"POST", "/swarm/{name}", missing("swarm"), 0},
 	{"GET", "/nodes", noSwarm, 0},
+	{"GET", "/nodes/{name}", noSwarm, 0},
 	{"GET", "/services", noSwarm, 0},
+	{"POST", "/services/create", noSwarm, 0},
+	{"GET", "/services/{name}", noSwarm, 0},
 	{"GET", "/tasks", noSwarm, 0},
+	{"GET", "/tasks/{name}", noSwarm, 0},
 	{"GET", "/secrets", noSwarm, v(25)},
+	{"POST", "/secrets/create", noSwarm, v(25)},
+	{"GET", "/secrets/{name}", noSwarm, v(25)},
 	{"GET", "/configs", noSwarm, v(30)},
+	{"POST", "/configs/create", noSwarm, v(30)},
+	{"GET", "/configs/{name}", noSwarm, v(30)},
 }
 
 // missing answers for a part of Docker's API that Gantry does not have yet: a 501 that says so helps more
@@ -147,6 +155,9 @@ func noSuch(format string) func(*Server, *call) error {
 func noSwarm(*Server, *call) error {
 	return errs.Unavailable.Errorf(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
 }
+
+// noPlugins lists the plugins, of which there are none.
+func noPlugins(_ *Server, c *call) error { return c.reply(200, []struct{}{}) }
 
 var errNoPage = errs.NotFound.Errorf("page not found")
 

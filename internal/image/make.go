@@ -43,8 +43,8 @@ func ParseName(name string) (reference.NamedTagged, error) {
 	if _, ok := named.(reference.Canonical); ok {
 		return nil, errs.Invalid.Errorf("cannot import digest reference")
 	}
-	if reference.FamiliarName(named) == "sha256" {
-		return nil, errs.Invalid.Errorf("refusing to create an ambiguous tag using digest algorithm as name")
+	if err := checkAmbiguous(named); err != nil {
+		return nil, err
 	}
 	return reference.TagNameOnly(named).(reference.NamedTagged), nil
 }

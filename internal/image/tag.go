@@ -8,6 +8,7 @@ import (
 	"github.com/distribution/reference"
 
 	"gantry/internal/errs"
+	"gantry/internal/ids"
 )
 
 // Tag makes the reference target point to what source points to.
@@ -19,8 +20,8 @@ func (s *Service) Tag(ctx context.Context, source, target string) error {
 	if _, ok := named.(reference.Canonical); ok {
 		return errs.Invalid.Errorf("refusing to create a tag with a digest reference")
 	}
-	if reference.FamiliarName(named) == "sha256" {
-		return errs.Invalid.Errorf("refusing to create an ambiguous tag using digest algorithm as name")
+	if err := checkAmbiguous(named); err != nil {
+		return err
 	}
 	name := reference.TagNameOnly(named)
 	i, err := s.Get(ctx, source)
@@ -45,5 +46,16 @@ func (s *Service) Tag(ctx context.Context, source, target string) error {
 		return fmt.Errorf("tag image: %w", err)
 	}
 	s.event("tag", x, reference.FamiliarString(name))
+	return nil
+}
+
+// checkAmbiguous refuses a name that would be taken for an ID or a digest. With a tag the package reference lets an ID pass.
+func checkAmbiguous(named reference.Named) error {
+	switch name := reference.FamiliarName(named); {
+	case name == "sha256":
+		return errs.Invalid.Errorf("refusing to create an ambiguous tag using digest algorithm as name")
+	case ids.Valid(name):
+		return errs.Invalid.Errorf("invalid repository name (%s), cannot specify 64-byte hexadecimal strings", name)
+	}
 	return nil
 }

@@ -39,6 +39,7 @@ var networkSessions = []session{
 		"docker network ls --filter driver=bridge --format '{{.Name}}'", "docker network ls --filter type=custom --format '{{.Name}}'",
 		"docker network ls --filter type=builtin --format '{{.Name}}'", "docker network ls --filter label=a --format '{{.Name}} {{.Labels}}'",
 		"docker network ls --filter name=n --format '{{.Name}}'", "docker network ls --filter scope=local --format '{{.Name}}'",
+		"docker network ls --filter 'name=^n[12]$' --format '{{.Name}}'", "docker network ls --filter name=^n --filter name=host --format '{{.Name}}'", "docker network ls --filter 'name=[' -q",
 		"docker network ls --filter dangling=true --format '{{.Name}}'", "docker network ls --filter nosuch=1", "docker network ls --filter type=nosuch",
 		"docker network inspect nosuch", "docker network inspect n1 nosuch -f '{{.Name}}'",
 		"docker network rm nosuch", "docker network rm bridge", "docker network rm host none",
@@ -92,6 +93,7 @@ var networkSessions = []session{
 	}},
 	{"dns, hosts and the default bridge", []string{
 		"docker run --rm busybox ip -o -4 addr show eth0 | tr -s ' ' | cut -d' ' -f4", "docker run --rm busybox ip route", "docker run --rm busybox cat /sys/class/net/eth0/address | cut -c1-14",
+		"docker run --rm -h aa.bb.cc busybox sh -c 'hostname -f; tail -n 1 /etc/hosts | cut -f2'", "docker run --rm -h aa.bb --domainname cc busybox sh -c 'tail -n 1 /etc/hosts | cut -f2'",
 		"docker run --rm -h hh --domainname dd busybox cat /etc/hosts", "docker run --rm --add-host aa:1.2.3.4 --add-host gw:host-gateway busybox grep -wE 'aa|gw' /etc/hosts",
 		"docker run --rm --add-host bad busybox true", "docker run --rm --add-host bad:nonsense busybox true",
 		"docker run --rm --dns 9.9.9.9 --dns-search example.org --dns-opt ndots:3 busybox sort /etc/resolv.conf", "docker run --rm --dns nonsense busybox true",

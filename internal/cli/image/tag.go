@@ -19,6 +19,9 @@ var Tag = &command.Command{
 }
 
 func tag(ctx context.Context, env *command.Env, args []string) error {
+	if args[0] == "" {
+		return fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: invalid reference format", args[0]) //nolint:staticcheck // Docker's words
+	}
 	repo, t, err := parse.Reference(args[1])
 	if err != nil {
 		return fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", args[1], err) //nolint:staticcheck // Docker's words
