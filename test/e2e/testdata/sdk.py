@@ -45,7 +45,13 @@ try:
     assert (code, out) == (5, b"b\n"), (code, out)
     code, (out, err) = c.exec_run(["sh", "-c", "echo o; echo e >&2"], demux=True)
     assert (code, out, err) == (0, b"o\n", b"e\n"), (code, out, err)
-    assert b"/dev/pts/" in c.exec_run(["tty"], tty=True)[1]
+    ours = any(x["Name"] == "supervisor" for x in version["Components"])
+    for tries in range(1 if ours else 50):  # Docker now and then loses what a program on a terminal prints right before its end
+        out = c.exec_run(["tty"], tty=True)[1]
+        if b"/dev/pts/" in out:
+            break
+    else:
+        raise AssertionError(out)
     sock = c.attach_socket(params={"stdin": 1, "stream": 1})
     sock._sock.sendall(b"input\n")
     assert c.wait()["StatusCode"] == 0
