@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,6 +248,25 @@ func TestTerminal(t *testing.T) {
 	}
 	if got := visible("a\x1b[31mb\x1b[0m\tc\x07\xff"); got != "ab    c\ufffd" {
 		t.Errorf("visible: %q", got)
+	}
+}
+
+// TestTerminalWide: a line with wide characters that were counted as narrow ones would run over the terminal's edge, and the
+// picture be drawn over at the wrong place from then on.
+func TestTerminalWide(t *testing.T) {
+	const width = 40
+	d := newTerminal(book{w: io.Discard, at: map[digest.Digest]*step{}, begun: time.Unix(1000, 0), steps: []*step{
+		{Vertex: wire.Vertex{Name: "[2/3] RUN echo 正在安装中文软件包，请稍候"}, began: time.Unix(1000, 0), tail: []string{"正在安装中文软件包，请稍候；正在安装中文软件包，请稍候"}},
+		{Vertex: wire.Vertex{Name: "[3/3] COPY 你好.txt /"}, began: time.Unix(1000, 0)},
+	}})
+	d.clock = func() time.Time { return time.Unix(1001, 0) }
+	got := strings.Join(d.lines(width), "\n")
+	want := `[+] Building 1.0s (0/2)
+ => [2/3] RUN echo 正在安装中文... 1.0s\x1b[0m
+\x1b[2m => => # 正在安装中文软件包，请稍候；...\x1b[0m
+ => [3/3] COPY 你好.txt /          1.0s\x1b[0m`
+	if want = strings.ReplaceAll(want, `\x1b`, "\x1b"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

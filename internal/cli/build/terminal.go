@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"gantry/internal/build/session/wire"
+	"gantry/internal/cli/screen"
 )
 
 // terminal is a picture that moves: finished steps stay, what runs now is drawn again and again below them.
@@ -170,15 +171,10 @@ func (t *terminal) lines(width int) []string {
 func row(left, right string, width int) string {
 	room := width - len(right) - 2
 	left = cut(left, room)
-	return left + strings.Repeat(" ", max(room-len([]rune(left)), 0)+1) + right
+	return left + strings.Repeat(" ", max(room-screen.Width(left), 0)+1) + right
 }
 
-func cut(s string, width int) string {
-	if r := []rune(s); len(r) > width {
-		return string(r[:max(width-3, 0)]) + "..."
-	}
-	return s
-}
+func cut(s string, width int) string { return screen.Cut(s, width, "...") }
 
 // visible takes away what a program's output would do to the terminal.
 func visible(s string) string {

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
+	"gantry/internal/cli/screen"
 )
 
 // Top is `container top`.
@@ -24,7 +24,7 @@ var Top = &command.Command{
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(env.IO.Out, 20, 1, 3, ' ', 0)
+			w := screen.NewTabs(env.IO.Out, 20, 1, 3)
 			fmt.Fprintln(w, strings.Join(list.Titles, "\t"))
 			for _, p := range list.Processes {
 				fmt.Fprintln(w, strings.Join(p, "\t"))

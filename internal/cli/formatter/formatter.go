@@ -12,10 +12,11 @@ import (
 	"io"
 	"reflect"
 	"strings"
-	"text/tabwriter"
 	"text/template"
 	"unicode"
 	"unicode/utf8"
+
+	"gantry/internal/cli/screen"
 )
 
 // Format is what --format was given.
@@ -64,7 +65,7 @@ func Write[T any](w io.Writer, f Format, columns []Column, headers map[string]st
 		_, err := body.WriteTo(w)
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	tw := screen.NewTabs(w, 10, 1, 3)
 	head := bytes.NewBufferString("")
 	ht, err := template.New("").Funcs(functions()).Funcs(headerFunctions()).Parse(text)
 	if err == nil {
@@ -104,7 +105,7 @@ func Table(w io.Writer, lines [][]string) {
 			if i == len(width) {
 				width = append(width, 10)
 			}
-			width[i] = max(width[i], utf8.RuneCountInString(c)+3)
+			width[i] = max(width[i], screen.Width(c)+3)
 		}
 	}
 	var b bytes.Buffer
@@ -112,7 +113,7 @@ func Table(w io.Writer, lines [][]string) {
 		for i, c := range l {
 			b.WriteString(c)
 			if i < len(l)-1 {
-				for n := width[i] - utf8.RuneCountInString(c); n > 0; n-- {
+				for n := width[i] - screen.Width(c); n > 0; n-- {
 					b.WriteByte(' ')
 				}
 			}
@@ -200,7 +201,7 @@ func Truncate(s string, n int) string {
 	wide := 0
 	at := -1
 	for i, c := range r {
-		wide += runeWidth(c)
+		wide += screen.RuneWidth(c)
 		if wide > n-1 && at < 0 {
 			at = i
 		}
@@ -209,16 +210,6 @@ func Truncate(s string, n int) string {
 		return s
 	}
 	return string(r[:at]) + "…"
-}
-
-// runeWidth is 2 for the wide characters of East Asia and emoji, else 1.
-func runeWidth(r rune) int {
-	switch {
-	case r >= 0x1100 && r <= 0x115f, r >= 0x2e80 && r <= 0xa4cf && r != 0x303f, r >= 0xac00 && r <= 0xd7a3, r >= 0xf900 && r <= 0xfaff,
-		r >= 0xfe30 && r <= 0xfe6f, r >= 0xff00 && r <= 0xff60, r >= 0xffe0 && r <= 0xffe6, r >= 0x1f300 && r <= 0x1faff, r >= 0x20000 && r <= 0x3fffd:
-		return 2
-	}
-	return 1
 }
 
 // marshal makes JSON of a context: every method without arguments that returns one value, by name.

@@ -32,6 +32,16 @@ bbbbbbbbbbbb   cccccccccccc   "a command that is l…"   2 days ago           Ex
 		t.Errorf("%v\n%q", err, b.String())
 	}
 	b.Reset()
+	// What stands after wide characters is in line, too.
+	list[0].Labels, list[0].Command = map[string]string{"作者": "张三"}, "echo 你好"
+	if err := Containers(&b, `table {{.Names}}\t{{.Labels}}\t{{.Command}}\t{{.Image}}`, false, false, list); err != nil || b.String() != "NAMES     LABELS      COMMAND                  IMAGE\none       作者=张三   \"echo 你好\"              busybox\ntwo                   \"a command that is l…\"   cccccccccccc\n" {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+	b.Reset()
+	if Table(&b, [][]string{{"REPOSITORY", "TAG"}, {"仓库/我的项目", "1"}, {"x", "2"}}); b.String() != "REPOSITORY      TAG\n仓库/我的项目   1\nx               2\n" {
+		t.Errorf("%s", b.String())
+	}
+	b.Reset()
 	if err := Containers(&b, "{{.Nope}}", false, false, list); err == nil || b.Len() > 0 {
 		t.Errorf("%v\n%q", err, b.String())
 	}

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -41,8 +40,8 @@ var Search = &command.Command{
 			rows := make([]*formatter.SearchResult, len(list))
 			for i, x := range list {
 				d := strings.Join(strings.Fields(x.Description), " ")
-				if !*noTrunc && utf8.RuneCountInString(d) > 45 {
-					d = string([]rune(d)[:44]) + "…"
+				if !*noTrunc {
+					d = formatter.Truncate(d, 45)
 				}
 				rows[i] = formatter.NewSearchResult(x.Name, d, x.StarCount, x.IsOfficial)
 			}
