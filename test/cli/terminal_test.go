@@ -123,6 +123,19 @@ func (s *screen) ends(code int) {
 	}
 }
 
+// hides waits for the end of what comes, and holds that text is not in what has come since the last await.
+func (s *screen) hides(text string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.over {
+		s.more.Wait()
+	}
+	if bytes.Contains(s.text, []byte(text)) {
+		s.t.Errorf("on the screen: %q", s.text)
+	}
+}
+
 func (s *screen) restored() {
 	s.t.Helper()
 	now, err := term.GetState(int(s.pty.Fd()))
@@ -162,6 +175,7 @@ func TestTerminal(t *testing.T) {
 	s.write("\x10\x11")
 	s.ends(0)
 	s.restored()
+	s.hides("Error")
 
 	s = onScreen(t, b.command(t, "attach", "--detach-keys", "ctrl-x,y", "term"))
 	s.write("echo ag''ain\n")

@@ -98,6 +98,9 @@ func TestPruneTellsFirst(t *testing.T) {
 				t.Errorf("no %q in %v", w, r)
 			}
 		}
+		if r.Code != 0 {
+			t.Errorf("no is an answer, not a failure: %v", r)
+		}
 		if strings.Contains(r.Out, "busybox:latest") {
 			t.Errorf("it would take what is used: %v", r)
 		}

@@ -25,6 +25,7 @@ type Command struct {
 	Top     string   // at the top level: ps; "" if it is not there
 	Aliases []string // further names in its group
 	Args    string   // what the usage line shows after the name: "[OPTIONS] CONTAINER [CONTAINER...]"
+	OrArgs  string   // the same of a second usage line, by the name at the top level; "" if there is none
 	Short   string   // one line of help
 	Min     int      // least arguments
 	Max     int      // most arguments, -1 for any number
@@ -120,7 +121,11 @@ func (c *Command) usage(env *Env) string {
 	if c.Args == "" {
 		return env.Prog + " " + env.Path
 	}
-	return env.Prog + " " + env.Path + " " + c.Args
+	usage := env.Prog + " " + env.Path + " " + c.Args
+	if c.OrArgs != "" {
+		usage += "\n\t" + env.Prog + " " + c.Top + " " + c.OrArgs
+	}
+	return usage
 }
 
 // FlagError is a flag that can't be parsed: 125, with the usage line.

@@ -20,7 +20,7 @@ import (
 
 // Copy is `container cp`.
 var Copy = &command.Command{
-	Name: "cp", Top: "cp", Args: "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\t" + "docker cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+	Name: "cp", Top: "cp", Args: "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-", OrArgs: "[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
 	Short: "Copy files between a container and this machine", Min: 2, Max: 2,
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		follow := fs.BoolP("follow-link", "L", false, "Copy what a symbolic link SRC_PATH leads to")

@@ -161,16 +161,18 @@ func newOptions(fs *pflag.FlagSet) *options {
 	fs.BoolVar(&o.noHealth, "no-healthcheck", false, "Do not check health, whatever the image says")
 
 	// Files.
-	list(&o.volumes, "volume", "v", "list", "Bind a path: /host:/container[:options]", nil)
+	list(&o.volumes, "volume", "v", "list", "Bind a folder or a file, or mount a volume: /host:/container[:options] or name:/container[:options]", nil)
 	list(&o.tmpfs, "tmpfs", "", "list", "Mount a tmpfs: /path[:options]", nil)
-	each("mount", "mount", "Mount type=bind|volume|tmpfs,src=…,dst=…[,…]", func(s string) error {
+	each("mount", "mount", "Mount type=bind|volume|tmpfs|image,src=…,dst=…[,…]", func(s string) error {
 		m, err := parse.Mount(s)
 		if err == nil {
 			o.mounts = append(o.mounts, m)
 		}
 		return err
 	})
-	list(&o.volumesFrom, "volumes-from", "", "list", "Mount what another container mounts", nil)
+	list(&o.volumesFrom, "volumes-from", "", "list", "Mount what another container mounts: name[:ro|rw]", nil)
+	fs.Var(fs.Lookup("volumes-from").Value, "volume-from", "The same, as a course writes it that many learn from")
+	fs.Lookup("volume-from").Hidden = true
 	fs.StringVar(&o.volumeDriver, "volume-driver", "", "Driver of the container's volumes")
 	list(&o.storageOpt, "storage-opt", "", "list", "Option key=value of the storage driver", nil)
 	fs.BoolVar(&o.readOnly, "read-only", false, "Mount the root filesystem read-only")

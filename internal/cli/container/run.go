@@ -40,6 +40,9 @@ type runOptions struct {
 func runError(env *command.Env, err error, verb string) error {
 	text := err.Error()
 	code := 125
+	if strings.HasSuffix(text, "No command specified") {
+		err = &command.Hint{Err: err, Line: "The image names no command, as none does that was imported: say one after its name, such as bash."}
+	}
 	switch {
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "system cannot find the file specified"):
 		code = 127
@@ -112,7 +115,7 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 	if all != nil {
 		s.stream = all.Stream
 		defer s.stream.Close()
-		return r.attached(ctx, env, c, s, endStatus(env, all.Ended()), id)
+		return r.attached(ctx, env, c, s, endStatus(all.Ended()), id)
 	}
 	stream, wait, err := c.AttachAndWait(ctx, id, wishes.Attach, wishes.Wait)
 	if err != nil {
@@ -120,7 +123,7 @@ func (r *runOptions) run(ctx context.Context, env *command.Env, args []string) e
 	}
 	defer stream.Close()
 	s.stream = stream
-	return r.attached(ctx, env, c, s, waitStatus(env, wait), id)
+	return r.attached(ctx, env, c, s, waitStatus(wait), id)
 }
 
 // asked is the engine's being asked for a container to run: for everything at once, where it can.
@@ -162,7 +165,7 @@ func (a *asked) stop() {
 }
 
 // attached starts the container whose streams and exit are already ours, and stays until it ends or is left.
-func (r *runOptions) attached(ctx context.Context, env *command.Env, c *client.Client, s *session, status <-chan int, id string) error {
+func (r *runOptions) attached(ctx context.Context, env *command.Env, c *client.Client, s *session, status <-chan ending, id string) error {
 	ioCtx, stopIO := context.WithCancel(ctx)
 	defer stopIO()
 	// The streams are joined before the start: nothing of the first output waits, and ctrl-c finds the terminal as it will be.
@@ -192,14 +195,27 @@ func (r *runOptions) attached(ctx context.Context, env *command.Env, c *client.C
 		if err != nil {
 			return err
 		}
-		return exit(<-status)
-	case code := <-status:
+		return (<-status).exit(env)
+	case end := <-status:
 		if !s.stdout && !s.stderr {
 			stopIO()
 		}
 		<-done // what the container wrote last may still be on its way
-		return exit(code)
+		return end.exit(env)
 	}
+}
+
+// ending is how a container ended: its exit code, or why that can't be known. Who leaves before does not ask.
+type ending struct {
+	code int
+	err  error
+}
+
+func (e ending) exit(env *command.Env) error {
+	if e.err != nil {
+		fmt.Fprintf(env.IO.Err, "Error waiting for container: %v\n", e.err)
+	}
+	return exit(e.code)
 }
 
 func exit(code int) error {
@@ -210,22 +226,19 @@ func exit(code int) error {
 }
 
 // waitStatus reads the exit code from a wait's response when it comes. What can't be known is 125.
-func waitStatus(env *command.Env, resp *client.Response) <-chan int {
-	ch := make(chan int, 1)
+func waitStatus(resp *client.Response) <-chan ending {
+	ch := make(chan ending, 1)
 	go func() {
 		defer resp.Body.Close()
 		code, err := readWait(resp.Body)
-		if err != nil {
-			fmt.Fprintf(env.IO.Err, "Error waiting for container: %v\n", err)
-		}
-		ch <- code
+		ch <- ending{code, err}
 	}()
 	return ch
 }
 
 // endStatus is waitStatus of a run that the engine does whole.
-func endStatus(env *command.Env, ended <-chan client.WaitResult) <-chan int {
-	ch := make(chan int, 1)
+func endStatus(ended <-chan client.WaitResult) <-chan ending {
+	ch := make(chan ending, 1)
 	go func() {
 		res := <-ended
 		code, err := int(res.Response.StatusCode), res.Err
@@ -234,9 +247,8 @@ func endStatus(env *command.Env, ended <-chan client.WaitResult) <-chan int {
 		}
 		if err != nil {
 			code = 125
-			fmt.Fprintf(env.IO.Err, "Error waiting for container: %v\n", err)
 		}
-		ch <- code
+		ch <- ending{code, err}
 	}()
 	return ch
 }

@@ -85,7 +85,7 @@ func startAttached(ctx context.Context, env *command.Env, c *client.Client, name
 	}
 	defer stream.Close()
 	s := &session{io: env.IO, stream: stream, stdin: o.Stdin, stdout: true, stderr: true, tty: info.Config.Tty, keys: keys}
-	status := waitStatus(env, wait)
+	status := waitStatus(wait)
 	ioCtx, stopIO := context.WithCancel(ctx)
 	defer stopIO()
 	done := make(chan error, 1)
@@ -107,5 +107,5 @@ func startAttached(ctx context.Context, env *command.Env, c *client.Client, name
 		}
 		return err
 	}
-	return exit(<-status)
+	return (<-status).exit(env)
 }

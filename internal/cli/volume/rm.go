@@ -61,7 +61,7 @@ var Prune = &command.Command{
 			if !*force {
 				command.ShowPrunable(ctx, env, c, *which, "volumes")
 				if !command.Confirm(env, question) {
-					return errors.New("volume prune has been cancelled")
+					return nil
 				}
 			}
 			var report volume.PruneReport
