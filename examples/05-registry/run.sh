@@ -27,7 +27,7 @@ title "Remove it here, and get it back"
 run "$DOCKER rm myubuntu"
 run "$DOCKER rmi zzyyubuntu:1.2 $reg/zzyyubuntu:1.2"
 hides "zzyyubuntu" "$DOCKER images --format '{{.Repository}}'"
-shows "Status: Downloaded newer image for $reg/zzyyubuntu:1.2" "$DOCKER pull $reg/zzyyubuntu:1.2"
+shows "Already exists" "$DOCKER pull $reg/zzyyubuntu:1.2"
 shows "v1.2" "$DOCKER run --rm $reg/zzyyubuntu:1.2 cat /version"
 
 title "The registry's data is on the host"

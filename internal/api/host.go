@@ -16,6 +16,7 @@ type Host struct {
 	Version, GitCommit, BuildTime string // BuildTime as RFC 3339
 	ID                            string // of this engine, kept in the data-root
 	DataRoot                      string
+	BackingFS                     string // what the data-root lies on, as fs.TypeName says it
 	Debug                         bool
 	Labels                        []string
 	LoggingDriver                 string // default of new containers; empty: json-file

@@ -91,7 +91,7 @@ func (s *Server) info(c *call) error {
 	x := info{Info: system.Info{
 		ID:           h.ID,
 		Driver:       driverName,
-		DriverStatus: [][2]string{{"Backing Filesystem", "overlayfs, mounted by the container's init"}},
+		DriverStatus: [][2]string{{"Backing Filesystem", h.BackingFS}, {"Supports d_type", "true"}},
 		Plugins: system.PluginsInfo{
 			Volume:  []string{"local"},
 			Network: s.networkDrivers(),

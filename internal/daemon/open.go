@@ -30,6 +30,7 @@ import (
 	"gantry/internal/ids"
 	"gantry/internal/image"
 	"gantry/internal/kernel/cgroup"
+	"gantry/internal/kernel/fs"
 	"gantry/internal/layer"
 	"gantry/internal/network"
 	"gantry/internal/remote"
@@ -155,6 +156,15 @@ func open(ctx context.Context, cfg *config.Config, embedded map[string][]byte, l
 	return e, nil
 }
 
+// fileSystem is what Docker calls the file system of path.
+func fileSystem(path string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "unknown"
+	}
+	return fs.TypeName(int64(st.Type))
+}
+
 // space tells the free and all bytes of the file system of path.
 func space(path string) (free, all int64) {
 	var st unix.Statfs_t
@@ -254,6 +264,7 @@ func (e *engine) deps(cfg *config.Config, log *slog.Logger) api.Deps {
 	h.Version, h.GitCommit, h.BuildTime = version.Version, version.Commit, version.Time
 	h.ID = engineID(cfg.DataRoot, log)
 	h.DataRoot, h.Debug, h.Labels, h.LoggingDriver, h.InitBinary = cfg.DataRoot, cfg.Debug, cfg.Labels, cfg.LogDriver, "gantry-init"
+	h.BackingFS = fileSystem(cfg.DataRoot)
 	s := e.cgroups.Support()
 	h.CgroupVersion, h.CgroupDriver = e.cgroups.Kind().Version(), "cgroupfs"
 	h.MemoryLimit, h.SwapLimit, h.CPUCfs, h.CPUShares, h.CPUSet = s.MemoryLimit, s.SwapLimit, s.CPUCfs, s.CPUShares, s.Cpuset

@@ -30,12 +30,11 @@ func (p *push) pack(ctx context.Context, x *resolved) (*resolved, error) {
 	}
 	blobs := s.content.Lease()
 	defer blobs.Release()
-	ids := p.layerIDs(m)
+	p.list(p.layerIDs(m))
 	err = sideBySide(ctx, len(m.Layers), func(ctx context.Context, i int, _ func(context.Context) error) error {
 		if m.Layers[i].MediaType != ocispec.MediaTypeImageLayer {
 			return nil
 		}
-		p.say(ids[i], "Preparing")
 		b, err := s.compress(ctx, blobs, m.Layers[i].Digest)
 		m.Layers[i] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: b.Digest, Size: b.Size}
 		return err

@@ -122,6 +122,7 @@ type pull struct {
 	fresh         bool // something was fetched or unpacked
 	many, newer   bool // one of several tags; the last one was not up to date
 	layersMissing bool
+	known         bool          // the image is here, perhaps by another name
 	begun         digest.Digest // the manifest that is recorded as under way
 }
 
@@ -367,6 +368,7 @@ func (p *pull) image(ctx context.Context, ref reference.Named, m remote.Manifest
 	}
 	p.layers.Hold(todo.Chains...)
 	p.layersMissing = p.missing(parsed, todo.Chains)
+	p.known = p.s.view()[parsed.Config.Digest] != nil
 	if p.layersMissing {
 		p.fresh, p.begun = true, m.Digest
 		if err := p.s.begin(m.Digest, todo); err != nil {
@@ -411,7 +413,7 @@ func (p *pull) get(ctx context.Context, list []ocispec.Descriptor, diffs, chains
 	defer cancel(nil)
 	jobs := make([]*job, len(list))
 	var waiting []*job
-	if !p.layersMissing { // all there: Docker lists nothing then
+	if !p.layersMissing && p.known { // Docker lists nothing then
 		return nil
 	}
 	for i, d := range list {

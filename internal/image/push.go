@@ -122,9 +122,20 @@ type push struct {
 
 	mu   sync.Mutex
 	sent map[digest.Digest]bool // what the registry was seen to have
+	told []string               // the layers of this tag that were listed
 }
 
 func (p *push) say(id, status string) { p.report(Progress{ID: id, Status: status}) }
+
+// list tells of layers, of each once: they are packed before they are sent.
+func (p *push) list(layers []string) {
+	for _, id := range layers {
+		if !slices.Contains(p.told, id) {
+			p.told = append(p.told, id)
+			p.say(id, "Preparing")
+		}
+	}
+}
 
 func (p *push) done(d digest.Digest) bool {
 	p.mu.Lock()
@@ -142,6 +153,7 @@ func (p *push) did(d digest.Digest) {
 func (p *push) one(ctx context.Context, ref reference.NamedTagged) error {
 	l := p.s.content.Lease()
 	defer l.Release()
+	p.told = nil
 	p.s.mu.RLock()
 	r, ok := p.s.refs[ref.String()]
 	x := p.s.known[r.Target.Digest]
@@ -340,8 +352,8 @@ func (p *push) blobs(ctx context.Context, m ocispec.Manifest) error {
 	ids := p.layerIDs(m)
 	seen := map[digest.Digest]bool{}
 	var list []ocispec.Descriptor
-	for i, l := range m.Layers {
-		p.say(ids[i], "Preparing")
+	p.list(ids)
+	for _, l := range m.Layers {
 		if !seen[l.Digest] {
 			list = append(list, l)
 		} else {

@@ -200,7 +200,7 @@ func TestCommittedImagesArePushed(t *testing.T) {
 		return out, m[1]
 	}
 	out, first := push(host + "/made/one:1")
-	if strings.Count(out, ": Pushed") != 2 {
+	if strings.Count(out, ": Pushed") != 2 || strings.Count(out, ": Preparing") != 2 {
 		t.Errorf("the first push said %q", out)
 	}
 	if out, again := push(host + "/made/one:1"); again != first || strings.Count(out, "Layer already exists") != 2 {
@@ -531,6 +531,7 @@ var registrySessions = []session{
 	}},
 	{"info", []string{
 		"docker info --format '{{json .RegistryConfig.Mirrors}} {{json .RegistryConfig.InsecureRegistryCIDRs}}'",
+		"docker info --format '{{.Driver}} {{index .DriverStatus 0}} {{index .DriverStatus 1}}'",
 	}},
 }
 

@@ -268,6 +268,29 @@ func Type(fd int) (int64, error) {
 	return int64(st.Type), wrap("statfs", "fd", err)
 }
 
+// TypeName returns what Docker calls the file system of that magic number; "unknown" where it has no name for it.
+func TypeName(magic int64) string {
+	switch uint32(magic) {
+	case unix.EXT4_SUPER_MAGIC: // ext2 and ext3, too
+		return "extfs"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs"
+	case unix.F2FS_SUPER_MAGIC:
+		return "f2fs"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	case 0x2fc12fc1:
+		return "zfs"
+	}
+	return "unknown"
+}
+
 func isErrno(err error, errno unix.Errno) bool {
 	e, ok := err.(*Error)
 	return ok && e.Errno == errno

@@ -42,6 +42,15 @@ func appendInt(b []byte, n int) []byte {
 	return append(b, byte('0'+n%10))
 }
 
+func TestTypeName(t *testing.T) {
+	t.Parallel()
+	for magic, want := range map[int64]string{0xef53: "extfs", 0x9123683e: "btrfs", -0x6edc97c2: "btrfs", 0x58465342: "xfs", 0x01021994: "tmpfs", 1: "unknown"} {
+		if got := TypeName(magic); got != want {
+			t.Errorf("%#x: %s, not %s", magic, got, want)
+		}
+	}
+}
+
 func TestMkdirAllStaysInside(t *testing.T) {
 	for _, c := range []struct{ link, target, path, want string }{
 		{"", "", "/a/b/c/d", "/root/a/b/c/d"},
