@@ -103,7 +103,7 @@ CMD ["sh", "-c", "echo $WHO; cat /sizes; cd /app; find . -type f | sort; stat -c
 	// Again: everything is known. After a change, only what it concerns is done.
 	r = buildIn(t, e, dir, "", append(secrets, "-t", "built", "--build-arg", "WHO=me", "--label", "a=b", ".")...)
 	ok(r)
-	if strings.Count(r.Err, "CACHED") != 2 {
+	if strings.Count(r.Err, "CACHED") != 2 || !strings.Contains(r.Err, "writing image "+string(iid)+"\n") {
 		t.Errorf("built again: %v", r)
 	}
 	if again := strings.TrimSpace(ok(engine.Run(e.CLI("inspect", "-f", "{{.Id}} {{.Config.Labels.a}}", "built")))); again != id {

@@ -451,15 +451,16 @@ func (s *Service) export(ctx context.Context, r *build.Request, result *graph.Re
 			config.History[i].Created = &now
 		}
 	}
-	for _, n := range names {
-		tell(r.Sink, build.Event{Kind: build.Exporting, Text: "naming to " + n})
-	}
 	cache, err := s.inline(ctx, r, solved)
 	if err != nil {
 		return nil, err
 	}
 	if built.Image, built.Manifest, err = s.Images.Make(ctx, config, chain, names, cache); err != nil {
 		return nil, err
+	}
+	tell(r.Sink, build.Event{Kind: build.Exporting, Text: "writing image " + built.Image.String()})
+	for _, n := range names {
+		tell(r.Sink, build.Event{Kind: build.Exporting, Text: "naming to " + n})
 	}
 	built.Names = names
 	built.Config, err = json.Marshal(config)
