@@ -19,6 +19,7 @@ func writeJSON(w http.ResponseWriter, contentType string, v any) error {
 	if err != nil {
 		return err
 	}
+	b = append(b, '\n') // as distribution has it, for those who ask with curl
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(b)))

@@ -148,6 +148,12 @@ func TestListsInPages(t *testing.T) {
 	if got := slices.Concat(r.pages("/v2/_catalog?n=3", "repositories")...); !slices.Equal(got, []string{"a", "p", "p/q", "z"}) {
 		t.Error(got)
 	}
+	// Who asks with curl finds the prompt on a line of its own.
+	for _, list := range []string{"/v2/_catalog", "/v2/p/tags/list"} {
+		if body := r.do("GET", list, nil).want(t, 200).body; !bytes.HasSuffix(body, []byte("}\n")) {
+			t.Errorf("%s: %q", list, body)
+		}
+	}
 	// The same after a restart is in TestRestart.
 }
 
