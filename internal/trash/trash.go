@@ -544,10 +544,15 @@ func (b *Bin) MakeRoom(ctx context.Context) {
 		b.Log.Warn("the disk is filling: what was removed is deleted for good", "kind", it.Kind, "name", it.Name(), "bytes", n)
 		free += n
 	}
-	// The deleting is under way: who needs the room waits for it, a moment at most.
-	for range 100 {
-		if now, _ := b.Disk(); now >= min(free, reserve(all)) || ctx.Err() != nil {
+	// The deleting is under way: who needs the room waits for it, and half a second at most for the next bit of it.
+	most := int64(0)
+	for still := 0; still < 100; still++ {
+		now, _ := b.Disk()
+		if now >= min(free, reserve(all)) || ctx.Err() != nil {
 			return
+		}
+		if now > most {
+			most, still = now, 0
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
