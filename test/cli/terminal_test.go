@@ -155,16 +155,18 @@ func TestTerminal(t *testing.T) {
 	s := onScreen(t, b.command(t, "start", "-ai", "term"))
 	s.await("# ")
 	// Halves, so that the echo is not taken for the answer.
-	// The size comes behind the start: until then there is none.
-	s.write("until stty size >/dev/null 2>&1; do sleep 0.05; done; echo si''ze $(stty size)\n")
+	// The size comes behind the start: until then stty prints none, and succeeds.
+	s.write("until stty size 2>/dev/null | grep -q .; do sleep 0.05; done; echo si''ze $(stty size)\n")
 	s.await("size 31 99")
 	pty.Setsize(s.pty, &pty.Winsize{Rows: 40, Cols: 120})
 	s.write("until [ \"$(stty size)\" = '40 120' ]; do sleep 0.05; done; echo re''sized\n")
 	s.await("resized")
-	// ctrl-c is the shell's, not ours.
-	s.write("echo go''ing; sleep 1000\n")
+	// ctrl-c is the shell's job's, not ours. It says when it is in the foreground: earlier the shell would have it, and go on.
+	s.write("sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo go\"\"ing; while :; do sleep 0.1; done'\n")
 	s.await("going")
 	s.write("\x03")
+	s.await("caught")
+	s.await("# ")
 	s.write("echo al''ive\n")
 	s.await("alive")
 	// The first key alone is input, once it is known to be no sequence.
