@@ -532,6 +532,8 @@ func TestMarksEnd(t *testing.T) {
 	if !marks() {
 		t.Fatal("nothing is marked")
 	}
+	s.table.stop.Stop() // the guard looks at the connection, too
+	<-s.table.ended
 	conn := s.table.conn
 	closed, err := nft.Dial()
 	must(t, err)
