@@ -26,10 +26,11 @@ import (
 func (s *Service) Fill(ctx context.Context, container, name string, open func() (kernelfs.Root, error), path string, durable bool) error {
 	s.mu.Lock()
 	v, err := s.find(name)
-	s.mu.Unlock()
 	if err != nil || !v.fillable() {
+		s.mu.Unlock()
 		return err
 	}
+	s.mu.Unlock()
 	v.work.Lock()
 	defer v.work.Unlock()
 	data, _ := s.places(&v.record)

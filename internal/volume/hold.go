@@ -64,8 +64,11 @@ func (s *Service) Mount(ctx context.Context, container string, uses []Use) ([]So
 		if err != nil {
 			return nil, err
 		}
-		list[i] = v.source(s.data(u.Name)) // options do not change
-		if err := s.ready(ctx, &record{Name: u.Name, Options: v.Options}, &list[i]); err != nil {
+		s.mu.Lock()
+		r := record{Name: u.Name, Options: v.Options}
+		s.mu.Unlock()
+		list[i] = r.source(s.data(u.Name))
+		if err := s.ready(ctx, &r, &list[i]); err != nil {
 			return nil, err
 		}
 		v.work.Lock() // who restores it is done soon

@@ -2,7 +2,6 @@ package build
 
 import (
 	"bytes"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,8 +236,10 @@ func TestWhereItIsWrong(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	var b bytes.Buffer
 	d := newTerminal(book{w: &b, at: map[digest.Digest]*step{}})
+	d.mu.Lock() // it draws already
 	d.width = func() (int, int) { return 60, 20 }
 	d.clock = func() time.Time { return time.Unix(1001, 0) }
+	d.mu.Unlock()
 	play(d, []byte(dockerfile))
 	shown := b.String()[strings.LastIndex(b.String(), "[+]"):]
 	for _, want := range []string{"[+] Building 1.0s (2/3)", " => CACHED [1/3] FROM busybox                          0.0s", " => [2/3] RUN echo hi                                  0.3s", " => ERROR [3/3] RUN false", ">>> RUN false"} {
@@ -255,11 +256,10 @@ func TestTerminal(t *testing.T) {
 // picture be drawn over at the wrong place from then on.
 func TestTerminalWide(t *testing.T) {
 	const width = 40
-	d := newTerminal(book{w: io.Discard, at: map[digest.Digest]*step{}, begun: time.Unix(1000, 0), steps: []*step{
+	d := &terminal{clock: func() time.Time { return time.Unix(1001, 0) }, book: book{begun: time.Unix(1000, 0), steps: []*step{
 		{Vertex: wire.Vertex{Name: "[2/3] RUN echo 正在安装中文软件包，请稍候"}, began: time.Unix(1000, 0), tail: []string{"正在安装中文软件包，请稍候；正在安装中文软件包，请稍候"}},
 		{Vertex: wire.Vertex{Name: "[3/3] COPY 你好.txt /"}, began: time.Unix(1000, 0)},
-	}})
-	d.clock = func() time.Time { return time.Unix(1001, 0) }
+	}}}
 	got := strings.Join(d.lines(width), "\n")
 	want := `[+] Building 1.0s (0/2)
  => [2/3] RUN echo 正在安装中文... 1.0s\x1b[0m
