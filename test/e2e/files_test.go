@@ -152,7 +152,7 @@ var fileSessions = []session{
 	{"top and df", []string{
 		"docker run -d --name t1 --network none busybox sleep 1000; until docker top t1 | grep ' sleep 1000' >/dev/null; do :; done; docker top t1 | tr -s ' ' | sed 's/ [0-9][0-9]* [0-9][0-9]* [0-9][0-9]* / PIDS /; s/ [0-9][0-9]:[0-9][0-9] / TIME /g; s/ [A-Z][a-z][a-z][0-9][0-9] / TIME /; s/[0-9][0-9]:[0-9]*:[0-9]* /TIME /'",
 		"docker top t1 -o pid,args | sed 's/^[0-9]*/PID/' | tr -s ' '; docker top t1 -o args; docker top nosuch",
-		"docker events --since 5m --until 0s --filter container=t1 --filter event=top --format '{{.Action}}' | sort -u",
+		"sleep 1.1; docker events --since 5m --until 0s --filter container=t1 --filter event=top --format '{{.Action}}' | sort -u",
 		"docker rm -f t1; docker top t1",
 		"docker create --name t2 --network none busybox; docker top t2; docker rm t2",
 		"docker system df --format '{{.Type}} {{.TotalCount}}' | grep -v -e Images -e Containers -e Build",
