@@ -457,22 +457,28 @@ func crash(dir string) {
 	select {}
 }
 
+// killed runs an engine that ends by kill -9 at point, with a container of that id or none, and starts the next one.
+func (h *host) killed(t *testing.T, point, id string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID="+id, "GANTRY_FAILPOINT="+point)
+	if err := h.Lab.Host.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("%s: %v", point, err)
+	}
+	h.open(t)
+	if err := h.Keep(func(string) int { return 0 }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestKilledAtEveryStep(t *testing.T) {
 	h := newHost(t)
 	h.close()
 	for _, point := range Failpoints() {
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID="+ids.New(), "GANTRY_FAILPOINT="+point)
-		if err := h.Lab.Host.Do(cmd.Start); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Fatalf("%s: %v", point, err)
-		}
-		h.open(t)
-		if err := h.Keep(func(string) int { return 0 }); err != nil {
-			t.Fatal(err)
-		}
+		h.killed(t, point, ids.New())
 		h.clean(t)
 		h.close()
 	}
@@ -484,18 +490,7 @@ func TestKilledWhileNetworksAreMade(t *testing.T) {
 	h := newHost(t)
 	h.close()
 	for _, point := range []string{"network.recorded", "network.made", "network.unmade"} {
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), crashEnv+"="+h.dir, "ID=", "GANTRY_FAILPOINT="+point)
-		if err := h.Lab.Host.Do(cmd.Start); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Fatalf("%s: %v", point, err)
-		}
-		h.open(t)
-		if err := h.Keep(func(string) int { return 0 }); err != nil {
-			t.Fatal(err)
-		}
+		h.killed(t, point, "")
 		h.Remove(context.Background(), "half") // or it is not there
 		if l, err := h.Lab.Host.Links().Find("half0"); err == nil {
 			t.Errorf("%s: its bridge is left: %+v", point, l)
