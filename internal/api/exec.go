@@ -77,7 +77,6 @@ func (s *Server) execStart(c *call) error {
 		// A process that can't be started (no such file, no permission) is told of in the stream: the
 		// CLI prints it, and takes 126 or 127 from the exec's exit code.
 		f := framer{w: st.out, plain: x.Tty}
-		st.settle()
 		_ = f.write(supervisor.Stdout, fmt.Appendf(nil, "%v\r\n", s.advise(err)))
 		st.closeWrite()
 		st.close()

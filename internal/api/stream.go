@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,8 +29,6 @@ type stream struct {
 	conn  net.Conn // taken over; nil over bodies
 	close func()
 	watch func(gone func()) (stop func()) // for the client's hanging up
-
-	hasty bool // the client loses what it reads together with the header; see settle
 }
 
 // takeOver makes of the request a stream, and replies as Docker does: 101 UPGRADED where the client asked for an
@@ -54,20 +51,19 @@ func (s *Server) takeOver(c *call, multiplexed bool) (*stream, error) {
 		return nil, errs.Internal.Errorf("take over the connection: %w", err)
 	}
 	s.hold(conn)
+	// Docker says raw-stream here whatever follows: such clients look at Tty instead.
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + mobytypes.MediaTypeRawStream + "\r\n\r\n"
 	if upgrade {
-		_, err = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: "+kind+"\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: "+maxVersion.String()+"\r\n\r\n")
-	} else {
-		// Docker says raw-stream here whatever follows: such clients look at Tty instead.
-		_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: "+mobytypes.MediaTypeRawStream+"\r\n\r\n")
+		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + kind + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: " + maxVersion.String() + "\r\n\r\n"
 	}
-	if err != nil {
+	// docker-py reads the header through a buffer and the stream past it, from the socket: output that comes close behind
+	// the header, in the same read, would be lost to it. Docker takes so long to start an exec that it hardly ever is.
+	if err := peer.WriteApart(conn, []byte(head)); err != nil {
 		s.letGo(conn)
 		conn.Close()
 		return nil, errs.Canceled.Wrap(err)
 	}
 	st := &stream{watch: func(gone func()) func() { return s.watch(conn, gone) }, in: conn, out: conn, conn: conn, close: func() { s.letGo(conn); conn.Close() }}
-	ua := c.r.UserAgent()
-	st.hasty = !strings.HasPrefix(ua, "Docker-Client/") && !strings.HasPrefix(ua, "Gantry-Client/")
 	if n := rw.Reader.Buffered(); n > 0 { // a client may send stdin with its request
 		st.in = io.MultiReader(io.LimitReader(rw.Reader, int64(n)), conn)
 	}
@@ -91,21 +87,6 @@ func fullDuplex(c *call) error {
 		return nil
 	}
 	return http.NewResponseController(c.w).EnableFullDuplex()
-}
-
-// settle waits, before the first output is written, until the client has read the header.
-//
-// docker-py reads the header through a buffer and the stream past it, from the socket: output that comes close
-// behind the header is lost to it. Docker takes so long to start an exec that nobody noticed. Here it is the rule
-// rather than the exception. The command lines know how to read and need not be waited for.
-func (s *stream) settle() {
-	if !s.hasty {
-		return
-	}
-	s.hasty = false
-	for pause := 20 * time.Microsecond; pause < 200*time.Millisecond && peer.Unread(s.conn); pause *= 2 {
-		time.Sleep(pause)
-	}
 }
 
 // closeWrite tells the client that no more output comes, and leaves its side open.
@@ -155,7 +136,6 @@ func (s *stream) copyOut(a *container.Attachment, f *framer) {
 		if err != nil {
 			return
 		}
-		s.settle()
 		if f.write(which, p) != nil {
 			return
 		}

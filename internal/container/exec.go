@@ -222,8 +222,14 @@ func (x *exec) ended(e supervisor.Exit) {
 		s.forget(x.id)
 		return
 	}
-	// What it left behind may hold its output open; Docker gives that two seconds more.
+	// What it left behind may hold its output open; Docker gives that two seconds more. They begin when the client is
+	// there to get what was written.
 	s.work.Go(func() {
+		select {
+		case <-a.joined:
+		case <-s.ctx.Done():
+			return
+		}
 		select {
 		case <-a.left:
 		case <-a.drained:
