@@ -440,7 +440,7 @@ var linkSessions = []session{
 	{"links in a network", []string{
 		"docker network create nl >/dev/null; docker run -d --name db --network nl -e A=b busybox sleep 1000 | wc -c",
 		"docker run -d --name web --network nl --link db:the-db --link later:soon busybox sleep 1000 | wc -c",
-		"docker exec web ping -c1 -W5 the-db | head -1 | cut -d' ' -f2; docker exec web env | grep -c THE_DB; docker exec web grep -c db /etc/hosts",
+		"docker exec web ping -c1 -W5 the-db | head -1 | cut -d' ' -f2; docker exec web env | grep -c THE_DB; docker exec web grep -cw db /etc/hosts",
 		"docker run -d --name later --network nl busybox sleep 1000 | wc -c; docker exec web ping -c1 -W5 soon | head -1 | cut -d' ' -f2",
 		"docker inspect web -f '{{json .HostConfig.Links}} {{json .NetworkSettings.Networks.nl.Links}}'",
 		"docker network create nm >/dev/null; docker network connect --link db:other nm web; docker network connect nm db; docker exec web ping -c1 -W5 other | head -1 | cut -d' ' -f2",
