@@ -53,7 +53,9 @@ func writeError(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &e):
 	case errors.Is(err, ErrFull):
-		e = fail(http.StatusInsufficientStorage, "DENIED", "the registry's disk is full")
+		e = fail(http.StatusInsufficientStorage, "DENIED", "the registry's disk is full: whoever runs it makes room, by deleting tags and `gantry registry gc`")
+	case errors.Is(err, ErrReadOnly):
+		e = fail(http.StatusServiceUnavailable, "DENIED", "the registry's disk is read-only: whoever runs it looks why, and mounts it for writing")
 	default:
 		e = fail(http.StatusInternalServerError, "UNKNOWN", "unknown error: see the registry's log")
 	}

@@ -208,7 +208,7 @@ func (s *Server) collectRepository(ctx context.Context, rp *repository, start ti
 		if err != nil {
 			return err
 		}
-		if !link.released && link.time.After(untagged) || rp.usedSince(d, grace) {
+		if !link.released && !rp.isReleased(d) && link.time.After(untagged) || rp.usedSince(d, grace) {
 			roots = append(roots, d)
 		}
 		manifests = append(manifests, d)

@@ -30,6 +30,7 @@ const (
 type reg struct {
 	t    *testing.T
 	s    *registry.Server
+	st   *disk.Disk
 	data string
 	url  string
 	srv  *httptest.Server
@@ -54,7 +55,7 @@ func startAt(t *testing.T, data string, cfg registry.Config) *reg {
 		t.Fatal(err)
 	}
 	srv := httptest.NewServer(s.Handler())
-	r := &reg{t: t, s: s, data: data, url: srv.URL, srv: srv}
+	r := &reg{t: t, s: s, st: st, data: data, url: srv.URL, srv: srv}
 	t.Cleanup(func() {
 		srv.Close()
 		s.Close()

@@ -242,6 +242,7 @@ func (s *Server) linkManifest(rp *repository, d Digest, m *manifest, size int64)
 	if err := s.putManifestLink(rp.name, d, manifestLink{mediaType: m.mediaType}); err != nil {
 		return err
 	}
+	rp.release(d, false)
 	if fresh {
 		rp.manifests.Add(1)
 	}
@@ -322,16 +323,17 @@ func (s *Server) putTag(r *http.Request, rp *repository, tag string, d Digest) e
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.storage.Put(tagKey(rp.name, tag), []byte(string(d)+"\n")); err != nil {
-		return err
-	}
 	if err == nil && old != d {
-		// Who runs the old one by its digest keeps it for a while: the time without a tag starts now.
+		// Who runs the old one by its digest keeps it for a while: the time without a tag starts now. First, so that a push that
+		// fails for want of room has not moved the tag.
 		if link, err := s.manifestLink(rp.name, old); err == nil {
-			return s.putManifestLink(rp.name, old, manifestLink{mediaType: link.mediaType})
+			if err := s.putManifestLink(rp.name, old, manifestLink{mediaType: link.mediaType}); err != nil {
+				return err
+			}
+			rp.release(old, false)
 		}
 	}
-	return nil
+	return s.storage.Put(tagKey(rp.name, tag), []byte(string(d)+"\n"))
 }
 
 // deleteManifest answers end-9: of a tag, the tag; of a digest, the manifest and every tag on it.
@@ -408,7 +410,14 @@ func (s *Server) release(rp *repository, d Digest) error {
 	rp.mu.Lock()
 	delete(rp.used, d)
 	rp.mu.Unlock()
-	return s.putManifestLink(rp.name, d, link)
+	err = s.putManifestLink(rp.name, d, link)
+	if errors.Is(err, ErrFull) {
+		// The tag is gone, and that is how room is made. What can't be written down is remembered until the next start; after
+		// that the manifest stays as long as any other without a tag.
+		rp.release(d, true)
+		return nil
+	}
+	return err
 }
 
 // dropManifest deletes a manifest and its tags, tags first: killed in between, no tag points to nothing.
@@ -463,6 +472,7 @@ func (s *Server) unlinkManifest(rp *repository, d Digest) error {
 	if err := s.storage.Delete(manifestKey(rp.name, d)); err != nil {
 		return err
 	}
+	rp.release(d, false)
 	rp.manifests.Add(-1)
 	return nil
 }

@@ -105,14 +105,24 @@ func (p *proxy) serve(w *response, r *http.Request, rt route, up *upstream) (don
 	return false, err
 }
 
-// stale says that the answer is a copy of unknown age (distribution-spec, "Warnings").
-func (p *proxy) stale(w http.ResponseWriter, up *upstream) {
+// stale says that the answer is a copy of unknown age (distribution-spec, "Warnings"), and that err is why.
+func (p *proxy) stale(w http.ResponseWriter, up *upstream, err error) {
 	p.s.metrics.proxyStale.Add(1)
-	w.Header().Add("Warning", `299 - "`+up.host+` does not answer: this is the copy of an earlier time"`)
+	why := up.host + " does not answer"
+	if noStorage(err) {
+		why = "this registry's disk takes nothing new"
+	}
+	w.Header().Add("Warning", `299 - "`+why+`: this is the copy of an earlier time"`)
 }
 
-// badUpstream is what a client is told when the upstream fails and there is no copy.
+// noStorage reports whether it is our own disk that an upstream's content did not come to.
+func noStorage(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrReadOnly) }
+
+// badUpstream is what a client is told when the upstream fails, or our disk, and there is no copy.
 func (p *proxy) badUpstream(up *upstream, err error) error {
+	if noStorage(err) {
+		return err
+	}
 	p.s.metrics.proxyErrors.Add(1)
 	p.s.log.Warn("upstream", "host", up.host, "err", err)
 	return fail(http.StatusBadGateway, "UNAVAILABLE", "%s does not answer, and there is no copy here", up.host)
@@ -156,7 +166,10 @@ func (p *proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, up *u
 			case resp.StatusCode == http.StatusOK && resp.Header.Get("Docker-Content-Digest") == string(d):
 				p.note(key)
 				s.metrics.proxyHits.Add(1)
-				return p.touch(rt.repo, rt.ref, d)
+				if err := p.touch(rt.repo, rt.ref, d); err != nil { // nobody's pull fails for a note
+					s.log.Warn("note that a copy is wanted", "repository", rt.repo, "tag", rt.ref, "err", err)
+				}
+				return nil
 			case resp.StatusCode == http.StatusNotFound:
 				return manifestUnknown(rt.repo, rt.ref)
 			}
@@ -173,7 +186,7 @@ func (p *proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, up *u
 	}
 	if have {
 		s.log.Warn("upstream", "host", up.host, "err", err)
-		p.stale(w, up)
+		p.stale(w, up, err)
 		return nil
 	}
 	return p.badUpstream(up, err)
@@ -256,7 +269,7 @@ func (p *proxy) pass(w *response, r *http.Request, rt route, up *upstream, path 
 	name := up.name(rt.repo)
 	resp, err := up.do(r.Context(), http.MethodGet, name, path, nil)
 	if err != nil {
-		p.stale(w, up)
+		p.stale(w, up, err)
 		return false, nil
 	}
 	defer resp.Body.Close()
@@ -509,12 +522,27 @@ func (p *proxy) fetchOf(repo, name string, d Digest, up *upstream) (*fetch, erro
 	return f, nil
 }
 
+// fetchPrefix begins the name of a fetch's stage.
+const fetchPrefix = "fetch."
+
+// forgetFetches discards what the fetches of an earlier process left: nobody goes on with it. What can't be discarded now, expires.
+func (s *Server) forgetFetches() error {
+	return s.storage.Stages(func(e Entry) error {
+		if !strings.HasPrefix(e.Name, fetchPrefix) {
+			return nil
+		}
+		if stage, err := s.storage.Stage(e.Name, false); err == nil {
+			_ = stage.Discard()
+		}
+		return nil
+	})
+}
+
 // maxResumes is how often a fetch goes on after its connection broke, without a byte more.
 const maxResumes = 3
 
 func (p *proxy) fetchBlob(ctx context.Context, f *fetch, repo, name string, d Digest, up *upstream) (err error) {
-	id := newUploadID()
-	stage, err := p.s.storage.Stage(stageID(repo, id), true)
+	stage, err := p.s.storage.Stage(fetchPrefix+newUploadID(), true)
 	if err != nil {
 		return err
 	}
@@ -548,17 +576,18 @@ func (p *proxy) fetchBlob(ctx context.Context, f *fetch, repo, name string, d Di
 		_ = stage.Discard()
 		return fmt.Errorf("%s gave %s for %s", up.host, got, d)
 	}
-	if err := stage.Sync(); err != nil {
-		return err
-	}
+	err = stage.Sync()
 	committed := false
 	// With the fetch locked, for those who follow read from the stage.
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err = p.s.link(p.s.repos.obtain(repo), d, func() error {
-		committed = true
-		return stage.Commit(blobKey(d))
-	})
+	if err == nil {
+		err = p.s.link(p.s.repos.obtain(repo), d, func() error {
+			err := stage.Commit(blobKey(d))
+			committed = err == nil
+			return err
+		})
+	}
 	if !committed {
 		_ = stage.Discard()
 	}

@@ -72,6 +72,9 @@ func New(cfg Config, st Storage, log *slog.Logger) (*Server, error) {
 	if err := s.repos.load(st); err != nil {
 		return nil, err
 	}
+	if err := s.forgetFetches(); err != nil {
+		return nil, err
+	}
 	var err error
 	if err = s.settle(cfg); err != nil {
 		return nil, err

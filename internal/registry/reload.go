@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"reflect"
+	"time"
 )
 
 // settings is what the registry was told, and what follows from it. A request may see two of them, one after the other.
@@ -26,7 +27,10 @@ func (s *Server) settle(cfg Config) error {
 	if cfg.TLS.Mode == "files" {
 		pair, err := tls.LoadX509KeyPair(cfg.TLS.Cert, cfg.TLS.Key)
 		if err != nil {
-			return fmt.Errorf("tls: %w", err)
+			return fmt.Errorf("tls: %s with %s: %w", cfg.TLS.Cert, cfg.TLS.Key, err)
+		}
+		if now := time.Now(); now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore) {
+			s.log.Warn("clients will not trust the certificate: have it made anew", "file", cfg.TLS.Cert, "from", pair.Leaf.NotBefore, "until", pair.Leaf.NotAfter)
 		}
 		n.pair = &pair
 	}

@@ -29,6 +29,8 @@ type repository struct {
 	// used is when a client last asked for, or pushed, a blob or manifest (by digest). A push asks for a layer, is
 	// told that it is there, and names it in a manifest minutes later: collection leaves alone what was used lately.
 	used map[Digest]time.Time
+	// released are manifests whose links should say so, but the disk was full.
+	released map[Digest]struct{}
 }
 
 // use notes that d was asked for or pushed.
@@ -38,6 +40,24 @@ func (r *repository) use(now time.Time, ds ...Digest) {
 		r.used[d] = now
 	}
 	r.mu.Unlock()
+}
+
+// release notes that the manifest's link should say "released"; with false, that it is no longer so.
+func (r *repository) release(d Digest, released bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if released {
+		r.released[d] = struct{}{}
+	} else {
+		delete(r.released, d)
+	}
+}
+
+func (r *repository) isReleased(d Digest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.released[d]
+	return ok
 }
 
 func (r *repository) usedSince(d Digest, t time.Time) bool {
@@ -75,7 +95,7 @@ func (rs *repositories) obtain(name string) *repository {
 	if r := rs.get(name); r != nil {
 		return r
 	}
-	r, _ := rs.m.LoadOrStore(name, &repository{name: name, used: map[Digest]time.Time{}})
+	r, _ := rs.m.LoadOrStore(name, &repository{name: name, used: map[Digest]time.Time{}, released: map[Digest]struct{}{}})
 	return r.(*repository)
 }
 

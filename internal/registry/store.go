@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// ErrFull is what a Storage's error wraps when there is no room left.
-var ErrFull = errors.New("the registry's storage is full")
+// What a Storage's error wraps when nothing can be written, and the reason is not ours.
+var (
+	ErrFull     = errors.New("the registry's storage is full") // more room mends it
+	ErrReadOnly = errors.New("the registry's storage is read-only")
+)
 
 // Storage keeps a registry's objects under slash-separated keys. One process writes to it.
 //

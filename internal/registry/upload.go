@@ -470,7 +470,8 @@ func (s *Server) receive(w *response, r *http.Request, u *upload) error {
 			u.hashed += int64(m)
 			s.metrics.received.Add(int64(m))
 			if err != nil {
-				return err
+				h.close()
+				return u.without(err)
 			}
 		}
 		if rerr == io.EOF {
@@ -529,29 +530,33 @@ func (s *Server) finish(repo string, u *upload, d Digest) error {
 	// Before the locks: this is the long wait.
 	if _, err := s.storage.Stat(blobKey(d)); err != nil {
 		if err := u.stage.Sync(); err != nil {
-			return err
+			return u.without(err)
 		}
 	}
-	committed := false
 	err := s.link(s.repos.obtain(repo), d, func() error {
 		if err := u.stage.Sync(); err != nil { // again for a blob that was collected in between; free otherwise
 			return err
 		}
-		committed = true
-		return u.stage.Commit(blobKey(d))
+		if err := u.stage.Commit(blobKey(d)); err != nil {
+			return err
+		}
+		u.ended = true
+		return nil
 	})
 	if err != nil {
-		if committed {
-			u.ended = true
-		}
-		return err
+		return u.without(err)
 	}
-	if committed {
-		u.ended = true
-	} else {
-		u.discard() // somebody else was first
-	}
+	u.discard() // nothing of it is left but if somebody else was first
 	return nil
+}
+
+// without ends an upload that there is no room for: what came of it would keep the disk full for a day, also for those
+// that would fit. After other errors the client may go on.
+func (u *upload) without(err error) error {
+	if errors.Is(err, ErrFull) {
+		u.discard()
+	}
+	return err
 }
 
 // expireUploads discards uploads that nobody went on with since t.

@@ -65,6 +65,9 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 	}
 	cfg = trusting(cfg)
 	st, err := disk.Open(cfg.Data)
+	if errors.Is(err, disk.ErrUsed) {
+		return fmt.Errorf("%w: stop that one, or give this one another folder (--data)", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -92,7 +95,11 @@ func Run(ctx context.Context, args []string, out, logTo io.Writer, ready func(ne
 			}
 		}
 	}()
-	return registry.Serve(ctx, cfg, st, log, ready, reloads)
+	err = registry.Serve(ctx, cfg, st, log, ready, reloads)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: stop who listens there, or give this one another address (--listen)", err)
+	}
+	return err
 }
 
 // trusting settles where the authority of an automatic certificate is put.

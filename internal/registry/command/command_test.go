@@ -76,8 +76,10 @@ func TestRun(t *testing.T) {
 	go func() {
 		ended <- Run(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--data", data}, io.Discard, io.Discard, func(a net.Addr) { addr <- a })
 	}()
+	var at string
 	select {
 	case a := <-addr:
+		at = a.String()
 		resp, err := http.Get("http://" + a.String() + "/v2/")
 		if err != nil || resp.StatusCode != 200 {
 			t.Error(err, resp)
@@ -87,12 +89,33 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A second one over the same folder is refused.
-	if err := Run(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--data", data}, io.Discard, io.Discard, nil); err == nil || !strings.Contains(err.Error(), "another registry") {
+	if err := Run(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--data", data}, io.Discard, io.Discard, nil); err == nil || !strings.Contains(err.Error(), "another registry uses this folder: "+data+": stop that one, or give this one another folder (--data)") {
 		t.Error(err)
+	}
+	// Nor at the same address, be it with a certificate or without.
+	for _, more := range [][]string{{}, {"--tls", "auto", "--tls-trust", "none"}} {
+		if err := Run(ctx, append([]string{"serve", "--listen", at, "--data", t.TempDir()}, more...), io.Discard, io.Discard, nil); err == nil ||
+			!strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "stop who listens there, or give this one another address (--listen)") {
+			t.Error(err)
+		}
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	// A folder that can't be used is named, with the reason, and so are certificates.
+	file := filepath.Join(data, "lock")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--data", file}, file + ": not a directory"},
+		{[]string{"--data", t.TempDir(), "--tls-cert", file, "--tls-key", data + "/none.key"}, data + "/none.key: no such file or directory"},
+		{[]string{"--data", t.TempDir(), "--tls-cert", file, "--tls-key", file}, file + " with " + file + ": tls: failed to find any PEM data"},
+	} {
+		if err := Run(t.Context(), append([]string{"serve", "--listen", "127.0.0.1:0"}, c.args...), io.Discard, io.Discard, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c.args, err)
+		}
 	}
 	if err := Run(ctx, []string{"x"}, io.Discard, io.Discard, nil); err == nil {
 		t.Error("no error")

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"syscall"
 
 	"github.com/docker/go-units"
 
@@ -45,7 +44,7 @@ func collect(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		if got, err = s.Collect(ctx); err != nil {
 			return err
 		}
-	case errors.Is(err, syscall.EWOULDBLOCK):
+	case errors.Is(err, disk.ErrUsed):
 		if got, err = askToCollect(ctx, cfg, o.user, in); err != nil {
 			return err
 		}

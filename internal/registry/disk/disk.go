@@ -39,7 +39,10 @@ type Disk struct {
 
 var _ registry.Storage = (*Disk)(nil)
 
-// Open takes over the tree at root, which it makes if there is none. It fails while another process has it.
+// ErrUsed says that another process has the tree.
+var ErrUsed = errors.New("another registry uses this folder")
+
+// Open takes over the tree at root, which it makes if there is none. While another process has it, that is ErrUsed.
 func Open(root string) (*Disk, error) {
 	for _, dir := range []string{"tmp", "uploads", "objects"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
@@ -52,7 +55,10 @@ func Open(root string) (*Disk, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("lock %s: another registry uses this folder: %w", root, err)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s", ErrUsed, root)
+		}
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	d := &Disk{root: root, lock: lock}
 	left, err := os.ReadDir(d.path("tmp"))
@@ -138,7 +144,7 @@ func (d *Disk) Put(key string, data []byte) error {
 	temp := d.path("tmp", strconv.FormatUint(d.temp.Add(1), 36))
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return unwritable(err)
 	}
 	_, err = f.Write(data)
 	if err == nil && len(data) > 0 {
@@ -153,13 +159,16 @@ func (d *Disk) Put(key string, data []byte) error {
 	if err != nil {
 		os.Remove(temp)
 	}
-	return full(err)
+	return unwritable(err)
 }
 
-// full names the errors that more room would mend.
-func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+// unwritable names the errors that more room would mend, or another mount.
+func unwritable(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", registry.ErrFull, err)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: %w", registry.ErrReadOnly, err)
 	}
 	return err
 }
@@ -204,7 +213,7 @@ func (d *Disk) Delete(key string) error {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(missing(err), fs.ErrNotExist) {
-		return err
+		return unwritable(err)
 	}
 	return nil
 }
@@ -272,7 +281,7 @@ func (d *Disk) Stage(id string, create bool) (registry.Stage, error) {
 	}
 	f, err := os.OpenFile(d.path("uploads", id), flags, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, unwritable(err)
 	}
 	fi, err := f.Stat()
 	if err != nil {
@@ -301,17 +310,17 @@ func (s *stage) Write(p []byte) (int, error) {
 		_ = unix.SyncFileRange(int(s.f.Fd()), s.behind, s.size-s.behind, unix.SYNC_FILE_RANGE_WRITE) // a hint
 		s.behind = s.size
 	}
-	return n, full(err)
+	return n, unwritable(err)
 }
 
 func (s *stage) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p, off) }
 func (s *stage) Size() int64                             { return s.size }
-func (s *stage) Sync() error                             { return full(s.f.Sync()) }
+func (s *stage) Sync() error                             { return unwritable(s.f.Sync()) }
 func (s *stage) Close() error                            { return s.f.Close() }
 
 func (s *stage) Truncate(n int64) error {
 	if err := s.f.Truncate(n); err != nil {
-		return err
+		return unwritable(err)
 	}
 	s.size, s.behind = n, min(s.behind, n)
 	return nil
@@ -324,10 +333,10 @@ func (s *stage) Commit(key string) error {
 	}
 	// What lay in a stage for a day is not a day old as an object: collection goes by this time.
 	if err := os.Chtimes(s.f.Name(), time.Now(), time.Now()); err != nil {
-		return err
+		return unwritable(err)
 	}
 	if err := move(s.f.Name(), path); err != nil {
-		return err
+		return unwritable(err)
 	}
 	return s.f.Close()
 }
