@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -228,7 +229,7 @@ func TestAutomaticCertificate(t *testing.T) {
 	dir := t.TempDir()
 	dial := func(names []string, host string) error {
 		t.Helper()
-		cfg, err := autoTLS(dir, names)
+		cfg, err := autoTLS(dir, names, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,6 +281,30 @@ func TestAutomaticCertificate(t *testing.T) {
 		if fi, err := os.Stat(dir + "/tls/" + key); err != nil || fi.Mode().Perm() != 0o600 {
 			t.Error(key, err, fi.Mode())
 		}
+	}
+}
+
+// TestCertificateThatCantBeKept: the time to renew has come, but the disk takes nothing, or somebody deleted the folder.
+func TestCertificateThatCantBeKept(t *testing.T) {
+	t.Parallel()
+	a := &authorityTLS{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	if err := a.openCA(); err != nil {
+		t.Fatal(err)
+	}
+	old, err := a.certificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Leaf.NotAfter = time.Now().Add(time.Hour)
+	if err := os.RemoveAll(a.dir); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := a.certificate(nil)
+	if err != nil || fresh == old || fresh.Leaf.CheckSignatureFrom(a.ca) != nil {
+		t.Errorf("%v: the certificate is not a new one of the same authority", err)
+	}
+	if again, err := a.certificate(nil); err != nil || again != fresh {
+		t.Errorf("%v: another one is made each time", err)
 	}
 }
 

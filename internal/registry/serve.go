@@ -18,7 +18,7 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 	var err error
 	switch s.conf().TLS.Mode {
 	case "auto":
-		if srv.TLSConfig, err = autoTLS(s.conf().Data, s.conf().TLS.Names); err != nil {
+		if srv.TLSConfig, err = autoTLS(s.conf().Data, s.conf().TLS.Names, s.log); err != nil {
 			return fmt.Errorf("tls: %w", err)
 		}
 		s.log.Info("clients must trust", "ca", CAFile(s.conf().Data))
@@ -29,10 +29,17 @@ func (s *Server) Serve(ctx context.Context, ready func(net.Addr)) error {
 	}
 	// Whoever can connect finds the authority where it belongs: it is put there first, where the port is known.
 	_, port, _ := net.SplitHostPort(s.conf().Listen)
-	if port != "0" {
+	listen := func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, "tcp", s.conf().Listen) }
+	if port != "0" && s.conf().TLS.Mode == "auto" {
+		// But not in place of the authority of somebody who has that port.
+		free, err := listen()
+		if err != nil {
+			return err
+		}
+		free.Close()
 		s.publish(port)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.conf().Listen)
+	l, err := listen()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -37,6 +39,7 @@ const (
 type authorityTLS struct {
 	dir   string
 	names []string
+	log   *slog.Logger
 	ca    *x509.Certificate
 	caKey *ecdsa.PrivateKey
 
@@ -45,9 +48,12 @@ type authorityTLS struct {
 }
 
 // autoTLS returns a configuration with a certificate for this host's names and addresses, and for names.
-func autoTLS(data string, names []string) (*tls.Config, error) {
-	a := &authorityTLS{dir: filepath.Join(data, "tls"), names: names}
+func autoTLS(data string, names []string, log *slog.Logger) (*tls.Config, error) {
+	a := &authorityTLS{dir: filepath.Join(data, "tls"), names: names, log: log}
 	if err := os.MkdirAll(a.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Sweep(a.dir); err != nil { // keys, of somebody who was killed while writing them
 		return nil, err
 	}
 	if err := a.openCA(); err != nil {
@@ -74,6 +80,9 @@ func publishCA(data, dir, port string, names []string) error {
 			return fmt.Errorf("invalid name %q", host)
 		}
 		d := filepath.Join(dir, net.JoinHostPort(host, port))
+		if was, err := os.ReadFile(filepath.Join(d, "ca.crt")); err == nil && bytes.Equal(was, pem) {
+			continue // also where nothing can be written
+		}
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
@@ -189,7 +198,8 @@ func (a *authorityTLS) certificate(*tls.ClientHelloInfo) (*tls.Certificate, erro
 			return nil, err
 		}
 		if err := writePair(filepath.Join(a.dir, "server"), der, key); err != nil {
-			return nil, err
+			// It is as good in memory: a full disk, or a folder that somebody deleted, is no reason to serve nobody.
+			a.log.Warn("keep the certificate for the next start", "err", err)
 		}
 	}
 	a.leaf = &tls.Certificate{Certificate: [][]byte{cert.Raw, a.ca.Raw}, PrivateKey: key, Leaf: cert}
