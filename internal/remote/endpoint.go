@@ -383,7 +383,13 @@ func tlsConfig(t *tlsFiles, insecure bool) (*tls.Config, error) {
 func newTransport(cfg *tls.Config, p Patience, proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 	d := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		Proxy: proxy, DialContext: d.DialContext, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
+		Proxy: proxy, OnProxyConnectResponse: func(_ context.Context, at *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return refusedBy(at, resp)
+			}
+			return nil
+		},
+		DialContext: d.DialContext, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: p.Reply, ExpectContinueTimeout: time.Second,
 		MaxResponseHeaderBytes: 256 << 10, DisableCompression: true, ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10,
 		// One HTTP/2 connection for all layers would put them into one flow-control window, of the server's choice.

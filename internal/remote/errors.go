@@ -170,6 +170,9 @@ func explainNet(ctx context.Context, err error, host string) error {
 	var name x509.HostnameError
 	var dns *net.DNSError
 	var proxy *net.OpError
+	var invalid x509.CertificateInvalidError
+	var refused *proxyError
+	var via *viaError
 	if at := (*url.Error)(nil); errors.As(err, &at) { // behind a redirect it is another one
 		if u, bad := url.Parse(at.URL); bad == nil && u.Host != "" {
 			host = u.Host
@@ -183,6 +186,12 @@ func explainNet(ctx context.Context, err error, host string) error {
 			at = " " + dial.Addr.String()
 		}
 		line = fmt.Sprintf("The proxy%s does not let us through: see proxies in daemon.json, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the engine", at)
+	case errors.As(err, &refused) && refused.status == http.StatusProxyAuthRequired:
+		line = fmt.Sprintf("The proxy %s wants a user and a password: write them into its URL, http://USER:PASSWORD@%[1]s, in proxies of daemon.json, or in HTTP_PROXY and HTTPS_PROXY of the engine", refused.host)
+	case errors.As(err, &refused):
+		line = fmt.Sprintf("The proxy %s answered %s: see proxies in daemon.json, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the engine", refused.host, refused.said)
+	case errors.As(err, &via) && brokenOff(err):
+		line = fmt.Sprintf("The way to %s goes through the proxy %s, and broke off: see proxies in daemon.json, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the engine", host, via.proxy)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		line = fmt.Sprintf("The registry %s broke the connection off. What came of layers is kept: do it again, and it goes on from there", host)
 	case speaksPlain(err):
@@ -193,6 +202,12 @@ func explainNet(ctx context.Context, err error, host string) error {
 		line = fmt.Sprintf("The certificate of %s is signed by nobody this machine knows: put the authority's into /etc/gantry/certs.d/%s/ca.crt", host, host)
 	case errors.As(err, &name):
 		line = fmt.Sprintf("The certificate of %s is for other names: use one of them, or have it made for this one", host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().After(invalid.Cert.NotAfter):
+		line = fmt.Sprintf("The certificate of %s was good until %s: whoever runs it has it made anew; if that day is to come, set this machine's clock", host, invalid.Cert.NotAfter.UTC().Format(time.DateOnly))
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		line = fmt.Sprintf("The certificate of %s is good from %s on: is this machine's clock right?", host, invalid.Cert.NotBefore.UTC().Format(time.DateTime))
+	case strings.Contains(text, "remote error: tls: certificate required"):
+		line = fmt.Sprintf("%s wants a certificate of ours: put it into /etc/gantry/certs.d/%[1]s/client.cert, and its key beside it into client.key", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		line = fmt.Sprintf("Nothing listens at %s: is the registry running, and is that its port?", host)
 		if other := listening(ctx, host); other != "" {
@@ -205,6 +220,11 @@ func explainNet(ctx context.Context, err error, host string) error {
 		err = &hint{err, line}
 	}
 	return errs.Unavailable.Wrap(err)
+}
+
+// brokenOff reports whether err is what comes of a connection whose other end closed it.
+func brokenOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // lookAround bounds the search for who else listens on a host, its name's look-up included.
@@ -237,10 +257,10 @@ func lasting(err error) bool {
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var verify *tls.CertificateVerificationError
-	var alert tls.AlertError
+	var refused *proxyError
 	var dns *net.DNSError
 	text := err.Error()
 	return errors.As(err, &record) || errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid) || errors.As(err, &verify) ||
-		errors.As(err, &alert) || errors.As(err, &dns) && !dns.IsTemporary || errors.Is(err, syscall.ECONNREFUSED) ||
+		strings.Contains(text, "remote error: tls: ") || errors.As(err, &refused) && refused.status < 500 || errors.As(err, &dns) && !dns.IsTemporary || errors.Is(err, syscall.ECONNREFUSED) ||
 		errors.Is(err, http.ErrSchemeMismatch) || strings.Contains(text, "malformed HTTP response")
 }

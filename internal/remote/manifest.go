@@ -218,7 +218,14 @@ func (r *Repository) Ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+	// Registries say {}, true, nothing: anything but a page for people. Docker takes that for a login, too, but then nobody has
+	// looked at the password, and each push and pull fails.
+	start, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
+	if text := bytes.TrimSpace(start); len(text) > 0 && text[0] == '<' {
+		return errs.Invalid.Errorf("%s answers with a page\nwhat answers there is no registry: are that its name and its port?", redacted(resp.Request.URL))
+	}
+	return nil
 }
 
 // Result is a repository that a search found.

@@ -84,6 +84,28 @@ func (c *Client) proxy(r *http.Request) (*url.URL, error) {
 	return p.of(r.URL), nil
 }
 
+// proxyError is a proxy's own refusal, in place of a registry's reply.
+type proxyError struct {
+	host, said string
+	status     int
+}
+
+func refusedBy(proxy *url.URL, resp *http.Response) *proxyError {
+	return &proxyError{proxy.Host, clean(resp.Status), resp.StatusCode}
+}
+
+// Error is what net/http says of it, and so Docker.
+func (e *proxyError) Error() string { return cmp.Or(http.StatusText(e.status), e.said) }
+
+// viaError is what went wrong on a way through a proxy.
+type viaError struct {
+	proxy string
+	err   error
+}
+
+func (e *viaError) Error() string { return e.err.Error() }
+func (e *viaError) Unwrap() error { return e.err }
+
 func (p *proxies) of(u *url.URL) *url.URL {
 	host := strings.ToLower(u.Hostname())
 	ip, err := netip.ParseAddr(host)

@@ -116,7 +116,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, at *url.URL, d ocisp
 			return nil, ctx.Err()
 		}
 		refused := As(err)
-		if refused != nil && refused.Status < 500 && refused.Status != http.StatusTooManyRequests && refused.Status != http.StatusRequestedRangeNotSatisfiable {
+		if refused != nil && (refused.Status < 500 || refused.Status == http.StatusInsufficientStorage) && refused.Status != http.StatusTooManyRequests && refused.Status != http.StatusRequestedRangeNotSatisfiable {
 			return nil, err
 		}
 		if failures++; failures >= p.Tries || refused == nil && !errs.Unavailable.Is(err) {

@@ -13,6 +13,7 @@ package remote
 
 import (
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -226,11 +227,21 @@ func (c *Client) isDead(e *endpoint) bool {
 // reading calls f with each endpoint that may have what is read, until one has it. Mirrors are tried first, those
 // that did not answer lately not at all; what the registry itself says counts.
 func (r *Repository) reading(resolve bool, f func(e *endpoint) error) error {
+	var mirrors []string // and what they said
 	for _, e := range r.byHealth() {
 		if !e.mirror {
-			return f(e)
+			err := f(e)
+			if errs.Unavailable.Is(err) && len(mirrors) > 0 { // else its word counts, and what a mirror says does not
+				err = errs.Unavailable.Wrap(&hint{err, strings.Join(mirrors, "\n")})
+			}
+			return err
 		}
-		if resolve && !e.resolve || !e.pull || r.c.isDead(e) {
+		if resolve && !e.resolve || !e.pull {
+			continue
+		}
+		at := e.base.Scheme + "://" + e.base.Host
+		if r.c.isDead(e) {
+			mirrors = append(mirrors, fmt.Sprintf("Its mirror %s was not asked: it did not answer a moment ago", at))
 			continue
 		}
 		err := f(e)
@@ -245,6 +256,8 @@ func (r *Repository) reading(resolve bool, f func(e *endpoint) error) error {
 		if err == nil {
 			return nil
 		}
+		said, _, _ := strings.Cut(err.Error(), "\n")
+		mirrors = append(mirrors, fmt.Sprintf("Its mirror %s was asked before: %s", at, said))
 		r.c.o.Log.Info("mirror did not have it", "mirror", e.base.Redacted(), "repository", r.name.Name(), "err", err)
 	}
 	return errs.Unavailable.Errorf("no endpoint serves %s", r.name.Name())

@@ -97,7 +97,8 @@ func (r *Repository) do(ctx context.Context, e *endpoint, q request) (*http.Resp
 				n--
 				continue
 			}
-			passing := refused.Status == http.StatusTooManyRequests || refused.Status == http.StatusRequestTimeout || refused.Status >= 500 && refused.Status != http.StatusNotImplemented
+			passing := refused.Status == http.StatusTooManyRequests || refused.Status == http.StatusRequestTimeout ||
+				refused.Status >= 500 && refused.Status != http.StatusNotImplemented && refused.Status != http.StatusInsufficientStorage
 			if !passing || q.once || n >= p.Tries || refused.after > p.Longest {
 				return nil, refused.kind()
 			}
@@ -306,6 +307,14 @@ func (c *Client) try(ctx context.Context, t *http.Transport, q *http.Request) (*
 		q.Body = &watchedRequest{ReadCloser: q.Body, t: time.AfterFunc(c.o.Patience.Silence, func() { cancel(errStuck) }), silence: c.o.Patience.Silence}
 	}
 	resp, err := t.RoundTrip(q)
+	if proxy, perr := c.proxy(q); perr == nil && proxy != nil {
+		if err != nil {
+			err = &viaError{proxy.Host, err}
+		} else if resp.StatusCode == http.StatusProxyAuthRequired { // no registry says that
+			resp.Body.Close()
+			resp, err = nil, refusedBy(proxy, resp)
+		}
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause == errStuck {
 			err = cause
