@@ -152,19 +152,15 @@ func (s *Server) commit(c *call) error {
 	if x.Status == container.Dead || x.Status == container.Removing {
 		return errs.Conflict.Errorf("You cannot commit container %s which is %s", x.ID, x.Status)
 	}
-	config := imageConfig(&body, x.Config)
-	name := c.str("repo")
-	if tag := c.str("tag"); name != "" && tag != "" {
-		name += ":" + tag
-	}
-	ctx := c.r.Context()
-	req := image.Commit{
-		Container: x.ID, ChainID: x.Image.ChainID, Image: x.Image.ID, Config: config, Changes: c.r.URL.Query()["changes"],
-		Author: c.str("author"), Comment: c.str("comment"), CreatedBy: strings.Join(x.Config.Cmd, " "), Name: name,
-	}
-	if err := s.deps.Images.CheckCommit(req); err != nil { // before anything is frozen
+	name, err := image.ParseName(c.newName())
+	if err != nil {
 		return err
 	}
+	config := imageConfig(&body, x.Config)
+	if err := image.Apply(&config, c.query["changes"]); err != nil {
+		return err
+	}
+	ctx := c.r.Context()
 	if (c.flag("pause") || c.str("pause") == "") && x.Status == container.Running {
 		if err := s.deps.Containers.Pause(ctx, x.ID); err != nil && !errs.Conflict.Is(err) {
 			return err
@@ -176,15 +172,28 @@ func (s *Server) commit(c *call) error {
 			}()
 		}
 	}
-	id, err := s.deps.Images.Commit(ctx, req)
+	comment, ref := c.str("comment"), ""
+	id, err := s.deps.Images.Commit(ctx, image.Commit{
+		Container: x.ID, ChainID: x.Image.ChainID, Image: x.Image.ID, Config: config,
+		Author: c.str("author"), Comment: comment, CreatedBy: strings.Join(x.Config.Cmd, " "), Name: name,
+	})
 	if err != nil {
 		return err
 	}
-	if named, err := image.ParseName(name); err == nil && named != nil {
-		name = reference.FamiliarString(named)
+	if name != nil {
+		ref = reference.FamiliarString(name)
 	}
-	s.deps.Containers.Committed(&x, req.Comment, id.String(), name)
+	s.deps.Containers.Committed(&x, comment, id.String(), ref)
 	return c.reply(201, types.CommitResponse{ID: id.String()})
+}
+
+// newName is the name that a commit or an import gives its image; empty: none.
+func (c *call) newName() string {
+	name := c.str("repo")
+	if tag := c.str("tag"); name != "" && tag != "" {
+		name += ":" + tag
+	}
+	return name
 }
 
 // imageConfig makes of a container's configuration what a commit keeps; what own says comes first.
@@ -247,10 +256,7 @@ func imageConfig(own, of *types.Config) dockerspec.DockerOCIImageConfig {
 
 // imageImport is POST /images/create?fromSrc=…
 func (s *Server) imageImport(c *call) error {
-	o := image.Import{Changes: c.r.URL.Query()["changes"], Message: c.str("message"), Name: c.str("repo")}
-	if tag := c.str("tag"); o.Name != "" && tag != "" {
-		o.Name += ":" + tag
-	}
+	o := image.Import{Changes: c.query["changes"], Message: c.str("message"), Name: c.newName()}
 	if p := c.str("platform"); p != "" {
 		parts := strings.Split(p, "/")
 		if parts[0] != "linux" || len(parts) > 3 {

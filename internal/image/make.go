@@ -24,11 +24,10 @@ type Commit struct {
 	ChainID   digest.Digest // of the layers that it stands on
 	Image     digest.Digest // that it was made from; may be gone
 	Config    dockerspec.DockerOCIImageConfig
-	Changes   []string // Dockerfile instructions that are applied to Config
 	Author    string
 	Comment   string
 	CreatedBy string
-	Name      string // of the new image, "repository[:tag]"; empty: none
+	Name      reference.NamedTagged // of the new image; nil: none
 }
 
 // ParseName reads the name that a new image is to have; nil for an empty one.
@@ -52,14 +51,6 @@ func ParseName(name string) (reference.NamedTagged, error) {
 // Commit makes an image of a container's changes on top of its own image. Its layer has no blob: the layer
 // store makes the archive again when it is needed.
 func (s *Service) Commit(ctx context.Context, c Commit) (digest.Digest, error) {
-	name, err := ParseName(c.Name)
-	if err != nil {
-		return "", err
-	}
-	config := c.Config
-	if err := Apply(&config, c.Changes); err != nil {
-		return "", err
-	}
 	blobs, layers := s.content.Lease(), s.layers.Lease()
 	defer blobs.Release()
 	defer layers.Release()
@@ -78,7 +69,7 @@ func (s *Service) Commit(ctx context.Context, c Commit) (digest.Digest, error) {
 	img := dockerspec.DockerOCIImage{Image: ocispec.Image{
 		Created: &now, Author: c.Author, Platform: base.config.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: base.config.RootFS.DiffIDs},
 		History: append([]ocispec.History(nil), base.config.History...),
-	}, Config: config}
+	}, Config: c.Config}
 	list := append([]ocispec.Descriptor(nil), base.layers...)
 	empty := made.DiffID == layer.EmptyDiff
 	if !empty {
@@ -90,7 +81,7 @@ func (s *Service) Commit(ctx context.Context, c Commit) (digest.Digest, error) {
 		img.RootFS.DiffIDs = append(append([]digest.Digest(nil), img.RootFS.DiffIDs...), made.DiffID)
 	}
 	img.History = append(img.History, ocispec.History{Created: &now, CreatedBy: c.CreatedBy, Author: c.Author, Comment: c.Comment, EmptyLayer: empty})
-	x, err := s.add(ctx, blobs, &img, list, name)
+	x, err := s.add(ctx, blobs, &img, list, c.Name)
 	if err != nil {
 		return "", fmt.Errorf("commit: %w", err)
 	}
@@ -226,13 +217,4 @@ func (s *Service) add(ctx context.Context, l *content.Lease, img *dockerspec.Doc
 		s.event("tag", x, reference.FamiliarString(name))
 	}
 	return x, nil
-}
-
-// CheckCommit refuses what Commit would refuse, without doing anything.
-func (s *Service) CheckCommit(c Commit) error {
-	if _, err := ParseName(c.Name); err != nil {
-		return err
-	}
-	config := c.Config
-	return Apply(&config, c.Changes)
 }
