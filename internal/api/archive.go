@@ -126,8 +126,7 @@ func (s *Server) archivePut(c *call) error {
 		return err
 	}
 	err = s.deps.Containers.CopyIn(c.r.Context(), c.name, p, c.r.Body, c.flag("noOverwriteDirNonDir"), c.flag("copyUIDGID"))
-	// Read on, lest a client that is still sending sees a broken pipe instead of the reason.
-	_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20))
+	c.drain()
 	if err != nil {
 		return err
 	}
@@ -290,7 +289,7 @@ func (s *Server) imageImport(c *call) error {
 	}
 	id, err := s.deps.Images.Import(c.r.Context(), from, o)
 	if err != nil {
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20))
+		c.drain()
 		return m.fail(s.advise(err))
 	}
 	m.status("", id.String())

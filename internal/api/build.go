@@ -7,12 +7,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 	types "github.com/moby/moby/api/types/build"
@@ -73,19 +71,6 @@ func (s *Server) build(c *call) error {
 		return p.fail(s.advise(err))
 	}
 	p.end(built)
-	return nil
-}
-
-// refuseBody replies with an error, and reads on for a while, lest a client that is still sending sees a broken pipe instead of the reason.
-func (c *call) refuseBody(err error) error {
-	if fullDuplex(c) != nil {
-		return err
-	}
-	c.w.Header().Set("Connection", "close")
-	fail(c.w, err, false)
-	c.flush()
-	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(2 * time.Second))
-	_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 64<<20))
 	return nil
 }
 

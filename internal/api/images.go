@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"encoding/json"
-	"io"
 	"strings"
 	"time"
 
@@ -254,15 +253,12 @@ func (s *Server) imageLoad(c *call) error {
 	// The archive is sent as it is read: the reply's first lines must not end the request's body.
 	_ = fullDuplex(c)
 	loaded, err := s.deps.Images.Load(c.r.Context(), c.r.Body, progress)
+	c.drain() // of a good archive, too: padding may follow it
 	if err != nil {
-		// Read on, lest a client that is still sending sees a broken pipe instead of the reason.
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20))
 		m.begun = true // Docker says 200 and reports a broken archive in the stream; the CLI shows either
 		m.c.w.Header()["Content-Type"] = typeJSON
 		return m.fail(s.advise(err))
 	}
-	// What may follow the archive (padding) is read, lest the client is cut off while sending.
-	_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 1<<20))
 	for _, l := range loaded {
 		if l.Ref != "" {
 			m.stream("Loaded image: " + l.Ref + "\n")

@@ -3,8 +3,10 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/moby/moby/api/types/common"
 
@@ -74,6 +76,22 @@ func fail(w http.ResponseWriter, err error, plain bool) {
 		_, _ = w.Write(body.Bytes())
 	}
 }
+
+// refuseBody replies with an error at once, and then drains the body for a while.
+func (c *call) refuseBody(err error) error {
+	if fullDuplex(c) != nil {
+		return err
+	}
+	c.w.Header().Set("Connection", "close")
+	fail(c.w, err, false)
+	c.flush()
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(2 * time.Second))
+	c.drain()
+	return nil
+}
+
+// drain reads on, lest a client that is still sending sees a broken pipe instead of the reply.
+func (c *call) drain() { _, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, 256<<20)) }
 
 // flush sends what has been written, and the header.
 func (c *call) flush() {
