@@ -55,23 +55,11 @@ func (s *Store) openStack(chain digest.Digest, container string) (upper int, low
 	if upper, err = openDir(filepath.Join(s.containerDir(container), "upper")); err != nil {
 		return -1, nil, err
 	}
-	for _, d := range dirs {
-		fd, err := openDir(filepath.Join(s.base, d))
-		if err != nil {
-			closeAll(append(lower, upper))
-			return -1, nil, err
-		}
-		lower = append(lower, fd)
+	if lower, err = s.openAll(dirs); err != nil {
+		unix.Close(upper)
+		return -1, nil, err
 	}
 	return upper, lower, nil
-}
-
-func openDir(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return fd, nil
 }
 
 type comparer struct {

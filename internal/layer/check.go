@@ -110,19 +110,6 @@ func (s *Store) refill(ctx context.Context, dir string, r record, open Source) (
 	return s.fill(ctx, dir, Recipe{Parent: r.Parent, Diff: r.DiffID, Open: open}, below, true)
 }
 
-// openAll opens directories below the base.
-func (s *Store) openAll(dirs []string) (fds []int, err error) {
-	for _, d := range dirs {
-		fd, err := openDir(filepath.Join(s.base, d))
-		if err != nil {
-			closeAll(fds)
-			return nil, err
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
 // Repair unpacks a layer anew. No container that stands on it may run: it would go on with the old files.
 func (s *Store) Repair(ctx context.Context, chain digest.Digest, open Source) (err error) {
 	l := s.Lease()

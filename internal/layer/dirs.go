@@ -8,7 +8,45 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
+
+// newDir makes a directory for a layer that is on its way.
+func (s *Store) newDir() (name, tmp string, err error) {
+	s.mu.Lock()
+	s.next++
+	name = strconv.FormatUint(s.next, 36)
+	s.mu.Unlock()
+	tmp = filepath.Join(s.base, "layers/tmp", name)
+	return name, tmp, os.Mkdir(tmp, 0o700)
+}
+
+// openAll opens directories below the base.
+func (s *Store) openAll(dirs []string) (fds []int, err error) {
+	for _, d := range dirs {
+		fd, err := openDir(filepath.Join(s.base, d))
+		if err != nil {
+			closeAll(fds)
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+func openDir(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
 
 // Dirs returns the layers by the names of their directories, and a function that tells of another name below layers/ whether
 // it is one in the making (true) or belongs to nobody.

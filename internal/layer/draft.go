@@ -189,17 +189,7 @@ func (d *Draft) Finish(ctx context.Context, o FinishOptions) error {
 }
 
 // open opens the draft's directory and those below it.
-func (d *Draft) open() (fds []int, err error) {
-	for _, p := range append([]string{d.dir()}, d.lower...) {
-		fd, err := openDir(filepath.Join(d.s.base, p))
-		if err != nil {
-			closeAll(fds)
-			return nil, err
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
+func (d *Draft) open() ([]int, error) { return d.s.openAll(append([]string{d.dir()}, d.lower...)) }
 
 // Empty reports whether there is nothing in the finished draft: no layer comes of it then.
 func (d *Draft) Empty() bool { return d.empty }

@@ -94,12 +94,6 @@ func lookupLower(roots []int, path string) (_ *lowerEntry, err error) {
 	}
 }
 
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-}
-
 // mkdirLike makes the directory name in d as it is in the layers below.
 func (t *tree) mkdirLike(d *dir, name string, e *lowerEntry) error {
 	path := join(d.path, name)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -87,15 +86,6 @@ func (s *Store) Snapshot(ctx context.Context, l *Lease, chain digest.Digest, con
 	}
 	r := record{Dir: name, DiffID: d, Parent: chain, Size: size, Created: time.Now().UTC(), Pack: packVersion, TarSize: n}
 	return s.keep(ctx, l, tmp, r)
-}
-
-func (s *Store) newDir() (name, tmp string, err error) {
-	s.mu.Lock()
-	s.next++
-	name = strconv.FormatUint(s.next, 36)
-	s.mu.Unlock()
-	tmp = filepath.Join(s.base, "layers/tmp", name)
-	return name, tmp, os.Mkdir(tmp, 0o700)
 }
 
 // keep makes the synced directory tmp the layer r, unless it is there already.
@@ -347,15 +337,10 @@ func (s *Store) OpenTar(ctx context.Context, diff digest.Digest) (io.ReadCloser,
 		l.Release()
 		return nil, err
 	}
-	var fds []int
-	for _, d := range dirs[:min(2, len(dirs))] { // the layer, and the one whose root it shows
-		fd, err := openDir(filepath.Join(s.base, d))
-		if err != nil {
-			closeAll(fds)
-			l.Release()
-			return nil, err
-		}
-		fds = append(fds, fd)
+	fds, err := s.openAll(dirs[:min(2, len(dirs))]) // the layer, and the one whose root it shows
+	if err != nil {
+		l.Release()
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	pr, pw := io.Pipe()

@@ -381,15 +381,8 @@ func (b *lowerStack) open() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range dirs {
-		fd, err := openDir(filepath.Join(b.s.base, d))
-		if err != nil {
-			b.close()
-			return nil, err
-		}
-		b.fds = append(b.fds, fd)
-	}
-	return b.fds, nil
+	b.fds, err = b.s.openAll(dirs)
+	return b.fds, err
 }
 
 func (b *lowerStack) close() {
