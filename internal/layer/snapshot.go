@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -186,64 +185,13 @@ func (s *Store) Import(ctx context.Context, l *Lease, plain io.Reader) (_ Info, 
 
 // packedDigest packs the layer in dir into nothing but its digest and size.
 func packedDigest(ctx context.Context, dir int, lower []int) (digest.Digest, int64, error) {
-	h := newCountingHash()
-	if err := packLayer(ctx, h, dir, lower); err != nil {
-		h.close()
+	h := hashAside(sha256.New())
+	err := packLayer(ctx, h, dir, lower)
+	h.close()
+	if err != nil {
 		return "", 0, err
 	}
-	h.close()
-	return digest.NewDigest(digest.SHA256, h.h), h.n, nil
-}
-
-// countingHash hashes in a goroutine of its own, beside the one that reads the files.
-type countingHash struct {
-	h    hash.Hash
-	n    int64
-	cur  []byte
-	full chan []byte
-	free chan []byte
-	done chan struct{}
-}
-
-func newCountingHash() *countingHash {
-	c := &countingHash{h: sha256.New(), full: make(chan []byte, 4), free: make(chan []byte, 6), done: make(chan struct{})}
-	for range cap(c.free) {
-		c.free <- make([]byte, 0, verifyChunk)
-	}
-	go func() {
-		defer close(c.done)
-		for b := range c.full {
-			c.h.Write(b)
-			c.free <- b[:0]
-		}
-	}()
-	return c
-}
-
-func (c *countingHash) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
-	for rest := p; len(rest) > 0; {
-		if c.cur == nil {
-			c.cur = <-c.free
-		}
-		m := min(len(rest), cap(c.cur)-len(c.cur))
-		c.cur = append(c.cur, rest[:m]...)
-		rest = rest[m:]
-		if len(c.cur) == cap(c.cur) {
-			c.full <- c.cur
-			c.cur = nil
-		}
-	}
-	return len(p), nil
-}
-
-func (c *countingHash) close() {
-	if len(c.cur) > 0 {
-		c.full <- c.cur
-		c.cur = nil
-	}
-	close(c.full)
-	<-c.done
+	return digest.NewDigest(digest.SHA256, h.hash), h.n, nil
 }
 
 // packLayer packs a layer's directory. The top gets an entry only if it is not as the layers below have it: that is

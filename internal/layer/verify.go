@@ -1,76 +1,88 @@
 package layer
 
 import (
+	"hash"
 	"io"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// verifier hands on what it reads and computes its digest beside, in a goroutine: hashing then costs the
-// one who unpacks one copy instead of its whole time.
-type verifier struct {
-	r        io.Reader
-	digester digest.Digester
-	full     chan []byte
-	free     chan []byte
-	cur      []byte
-	done     chan struct{}
-	closed   bool
+// aside hashes what is written to it in a goroutine of its own: hashing then costs the one who packs or unpacks one copy
+// instead of its whole time.
+type aside struct {
+	hash   hash.Hash
+	n      int64 // bytes written
+	full   chan []byte
+	free   chan []byte
+	cur    []byte
+	done   chan struct{}
+	closed bool
 }
 
-const verifyChunk = 256 << 10
+const asideChunk = 256 << 10
 
-func verify(r io.Reader, expected digest.Digest) *verifier {
-	v := &verifier{
-		r: r, digester: expected.Algorithm().Digester(),
-		full: make(chan []byte, 4), free: make(chan []byte, 6), done: make(chan struct{}),
+func hashAside(h hash.Hash) *aside {
+	a := &aside{hash: h, full: make(chan []byte, 4), free: make(chan []byte, 6), done: make(chan struct{})}
+	for range cap(a.free) {
+		a.free <- make([]byte, 0, asideChunk)
 	}
-	for range cap(v.free) {
-		v.free <- make([]byte, 0, verifyChunk)
-	}
-	h := v.digester.Hash()
 	go func() {
-		defer close(v.done)
-		for b := range v.full {
-			h.Write(b)
-			v.free <- b[:0]
+		defer close(a.done)
+		for b := range a.full {
+			a.hash.Write(b)
+			a.free <- b[:0]
 		}
 	}()
-	return v
+	return a
 }
 
-// Read gathers what it read until a chunk is full: the tar reader's reads are small.
-func (v *verifier) Read(p []byte) (int, error) {
-	n, err := v.r.Read(p)
-	for rest := p[:n]; len(rest) > 0; {
-		if v.cur == nil {
-			v.cur = <-v.free
+// Write gathers until a chunk is full: a tar reader's reads are small, and so are a tar writer's writes.
+func (a *aside) Write(p []byte) (int, error) {
+	a.n += int64(len(p))
+	for rest := p; len(rest) > 0; {
+		if a.cur == nil {
+			a.cur = <-a.free
 		}
-		m := min(len(rest), cap(v.cur)-len(v.cur))
-		v.cur = append(v.cur, rest[:m]...)
+		m := min(len(rest), cap(a.cur)-len(a.cur))
+		a.cur = append(a.cur, rest[:m]...)
 		rest = rest[m:]
-		if len(v.cur) == cap(v.cur) {
-			v.full <- v.cur
-			v.cur = nil
+		if len(a.cur) == cap(a.cur) {
+			a.full <- a.cur
+			a.cur = nil
 		}
 	}
-	return n, err
+	return len(p), nil
+}
+
+// close returns when all is hashed. It may be called twice.
+func (a *aside) close() {
+	if a.closed {
+		return
+	}
+	a.closed = true
+	if len(a.cur) > 0 {
+		a.full <- a.cur
+	}
+	close(a.full)
+	<-a.done
+}
+
+// verifier hands on what it reads and computes its digest aside.
+type verifier struct {
+	io.Reader
+	aside     *aside
+	algorithm digest.Algorithm
+}
+
+func verify(r io.Reader, expected digest.Digest) *verifier {
+	a := hashAside(expected.Algorithm().Hash())
+	return &verifier{io.TeeReader(r, a), a, expected.Algorithm()}
 }
 
 // sum ends the verification and returns the digest of all that was read.
 func (v *verifier) sum() digest.Digest {
 	v.close()
-	return v.digester.Digest()
+	return digest.NewDigest(v.algorithm, v.aside.hash)
 }
 
-func (v *verifier) close() {
-	if v.closed {
-		return
-	}
-	v.closed = true
-	if len(v.cur) > 0 {
-		v.full <- v.cur
-	}
-	close(v.full)
-	<-v.done
-}
+func (v *verifier) close() { v.aside.close() }
