@@ -53,16 +53,11 @@ var ErrDamaged = errors.New("damaged on disk")
 // another must be what its archive, which open opens, is unpacked to once more. What differs is ErrDamaged. Without open, of
 // a layer that came from elsewhere only its directory is looked for.
 func (s *Store) Check(ctx context.Context, chain digest.Digest, open Source) (err error) {
-	l := s.Lease()
-	defer l.Release()
-	l.Hold(chain)
-	s.mu.Lock()
-	r, ok := s.layers[chain]
-	dirs, lerr := s.lower(chain)
-	s.mu.Unlock()
-	if !ok || lerr != nil {
-		return notFound(chain)
+	l, r, dirs, err := s.borrow(chain)
+	if err != nil {
+		return err
 	}
+	defer l.Release()
 	fds, err := s.openAll(dirs)
 	if err != nil {
 		return fmt.Errorf("layer %s is %w: %w", chain, ErrDamaged, err)
@@ -101,6 +96,21 @@ func (s *Store) Check(ctx context.Context, chain digest.Digest, open Source) (er
 		return fmt.Errorf("layer %s is %w: its files are not those of its archive", chain, ErrDamaged)
 	}
 	return nil
+}
+
+// borrow returns a layer's record, its directory and those below it, and a lease that keeps them.
+func (s *Store) borrow(chain digest.Digest) (*Lease, record, []string, error) {
+	l := s.Lease()
+	l.Hold(chain)
+	s.mu.Lock()
+	r, ok := s.layers[chain]
+	dirs, err := s.lower(chain)
+	s.mu.Unlock()
+	if !ok || err != nil {
+		l.Release()
+		return nil, record{}, nil, notFound(chain)
+	}
+	return l, r, dirs, nil
 }
 
 // refill unpacks the layer r into dir, and syncs it.
@@ -170,16 +180,11 @@ func (s *Store) Repair(ctx context.Context, chain digest.Digest, open Source) (e
 // Vouch makes of a layer that came as an archive one that can be made again without it, if packing it comes to the same bytes: then the
 // archive may go. It reports whether that is so.
 func (s *Store) Vouch(ctx context.Context, chain digest.Digest) (bool, error) {
-	l := s.Lease()
-	defer l.Release()
-	l.Hold(chain)
-	s.mu.Lock()
-	r, ok := s.layers[chain]
-	dirs, err := s.lower(chain)
-	s.mu.Unlock()
-	if !ok || err != nil {
-		return false, notFound(chain)
+	l, r, dirs, err := s.borrow(chain)
+	if err != nil {
+		return false, err
 	}
+	defer l.Release()
 	if r.Pack > 0 {
 		return true, nil
 	}

@@ -26,12 +26,7 @@ func (s *Store) Park(container string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("set folder of container %s aside: %w", container, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if chain, ok := s.writable[container]; ok {
-		delete(s.writable, container)
-		s.release(chain)
-	}
+	s.forget(container)
 	return nil
 }
 

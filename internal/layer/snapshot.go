@@ -276,13 +276,8 @@ func (s *Store) OpenTar(ctx context.Context, diff digest.Digest) (io.ReadCloser,
 	if err != nil {
 		return nil, err
 	}
-	l := s.Lease()
-	l.Hold(chain)
-	s.mu.Lock()
-	dirs, err := s.lower(chain)
-	s.mu.Unlock()
+	l, _, dirs, err := s.borrow(chain)
 	if err != nil {
-		l.Release()
 		return nil, err
 	}
 	fds, err := s.openAll(dirs[:min(2, len(dirs))]) // the layer, and the one whose root it shows

@@ -157,13 +157,18 @@ func (s *Store) RemoveWritable(container string) error {
 	if err != nil {
 		return fmt.Errorf("remove writable layer: %w", err)
 	}
+	s.forget(container)
+	return nil
+}
+
+// forget lets go of the layers below the container's writable one.
+func (s *Store) forget(container string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if chain, ok := s.writable[container]; ok {
 		delete(s.writable, container)
 		s.release(chain)
 	}
-	return nil
 }
 
 // RemoveDir throws the container's whole folder away, writable layer included, with one rename.
