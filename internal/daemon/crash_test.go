@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -59,15 +59,20 @@ func busybox(t testing.TB) []byte {
 var stubborn = map[string]any{"Image": "busybox", "Cmd": []string{"sh", "-c", "trap '' TERM; while true; do sleep 1; done"},
 	"HostConfig": map[string]any{"NetworkMode": "none"}}
 
-// TestCrashAtEveryStep kills the engine after every recorded step of create, start, stop and remove. The next one
-// finishes or undoes: the container is whole or its name free, and in the end nothing is left of it.
-func TestCrashAtEveryStep(t *testing.T) {
+// request is one of those that the engine is killed by.
+type request struct {
+	method, path string
+	body         any
+}
+
+// crashAt runs test for every point, each with a container that is removed when it ends and one that is not.
+func crashAt(t *testing.T, points []string, test func(e *testEngine, point string, autoRemove bool)) {
 	image := busybox(t)
 	e := newEngine(t)
 	e.start()
 	e.must("POST", "/images/load", image, nil)
 	e.stop()
-	for _, point := range append(container.Failpoints(), network.Failpoints()...) {
+	for _, point := range points {
 		for _, autoRemove := range []bool{false, true} {
 			name := point
 			if autoRemove {
@@ -76,36 +81,26 @@ func TestCrashAtEveryStep(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				e.t = t
 				t.Cleanup(func() { e.cmd.Process.Kill(); e.wait() })
-				crashAt(e, point, autoRemove)
+				test(e, point, autoRemove)
 			})
 		}
 	}
 }
 
-func crashAt(e *testEngine, point string, autoRemove bool) {
+// dieAt starts an engine that dies at point, of one of the requests or after them, and then the next engine.
+func (e *testEngine) dieAt(point string, requests []request) {
 	t := e.t
-	config := map[string]any{}
-	for k, v := range stubborn {
-		config[k] = v
-	}
-	config["HostConfig"] = map[string]any{"NetworkMode": "bridge", "AutoRemove": autoRemove,
-		"PortBindings": map[string]any{"80/tcp": []any{map[string]any{"HostPort": "18080"}}}}
+	t.Helper()
 	e.start("GANTRY_FAILPOINT=" + point)
 	dead := false
-	for _, c := range []struct {
-		method, path string
-		body         any
-	}{
-		{"POST", "/containers/create?name=victim", config}, {"POST", "/containers/victim/start", nil},
-		{"POST", "/containers/victim/stop?t=0", nil}, {"DELETE", "/containers/victim?force=1", nil},
-	} {
-		code, text := e.call(c.method, c.path, c.body, nil)
+	for _, r := range requests {
+		code, text := e.call(r.method, r.path, r.body, nil)
 		if code == 0 {
 			dead = true
 			break
 		}
 		if code >= 300 && code != 304 && code != 404 && code != 409 {
-			t.Fatalf("%s: %d %s", c.path, code, text)
+			t.Fatalf("%s: %d %s", r.path, code, text)
 		}
 	}
 	if !dead {
@@ -121,6 +116,23 @@ func crashAt(e *testEngine, point string, autoRemove bool) {
 		t.Fatalf("the engine ended by itself: %v\n%s", err, e.log())
 	}
 	e.start()
+}
+
+// TestCrashAtEveryStep kills the engine after every recorded step of create, start, stop and remove. The next one
+// finishes or undoes: the container is whole or its name free, and in the end nothing is left of it.
+func TestCrashAtEveryStep(t *testing.T) {
+	crashAt(t, append(container.Failpoints(), network.Failpoints()...), containerCrash)
+}
+
+func containerCrash(e *testEngine, point string, autoRemove bool) {
+	t := e.t
+	config := maps.Clone(stubborn)
+	config["HostConfig"] = map[string]any{"NetworkMode": "bridge", "AutoRemove": autoRemove,
+		"PortBindings": map[string]any{"80/tcp": []any{map[string]any{"HostPort": "18080"}}}}
+	e.dieAt(point, []request{
+		{"POST", "/containers/create?name=victim", config}, {"POST", "/containers/victim/start", nil},
+		{"POST", "/containers/victim/stop?t=0", nil}, {"DELETE", "/containers/victim?force=1", nil},
+	})
 	var list []struct {
 		ID, State string
 		Names     []string
@@ -141,10 +153,7 @@ func crashAt(e *testEngine, point string, autoRemove bool) {
 	e.must("POST", "/containers/create?name=victim", config, nil)
 	e.must("POST", "/containers/victim/start", nil, nil)
 	e.must("DELETE", "/containers/victim?force=1", nil, nil)
-	e.stop() // waits for what follows replies
-	if l := e.leftovers(); len(l) > 0 {
-		t.Errorf("left behind after a crash at %s:\n%s\n%s", point, strings.Join(l, "\n"), e.log())
-	}
+	e.end()
 }
 
 func whole(e *testEngine, id string) {

@@ -265,6 +265,15 @@ func (e *testEngine) reboot() {
 	}
 }
 
+// end stops the engine, which waits for what follows replies, and looks whether anything is left.
+func (e *testEngine) end() {
+	e.t.Helper()
+	e.stop()
+	if l := e.leftovers(); len(l) > 0 {
+		e.t.Errorf("left behind:\n%s\n%s", strings.Join(l, "\n"), e.log())
+	}
+}
+
 // leftovers lists what is there besides an engine that has no containers.
 func (e *testEngine) leftovers() (list []string) {
 	for _, dir := range []string{"data/containers", "exec/journal", "exec/containers", "exec/exits", "exec/network"} {

@@ -72,10 +72,7 @@ func TestPublishedPortOutlivesTheEngine(t *testing.T) {
 	e.must("POST", "/containers/other/start", nil, nil)
 	e.answers("127.0.0.1:8080", "it")
 	e.must("DELETE", "/containers/other?force=1", nil, nil)
-	e.stop()
-	if l := e.leftovers(); len(l) > 0 {
-		t.Error(l)
-	}
+	e.end()
 }
 
 // TestConnectAndDisconnect is a container that is connected to networks before its start and while it runs.
@@ -116,8 +113,5 @@ func TestConnectAndDisconnect(t *testing.T) {
 	e.answers(x.NetworkSettings.Networks["one"].IPAddress+":80", "it")
 	e.must("DELETE", "/containers/web?force=1", nil, nil)
 	e.must("DELETE", "/networks/one", nil, nil)
-	e.stop()
-	if l := e.leftovers(); len(l) > 0 {
-		t.Error(l)
-	}
+	e.end()
 }

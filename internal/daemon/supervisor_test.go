@@ -75,10 +75,7 @@ func TestSupervisorDies(t *testing.T) {
 		e.must("DELETE", "/containers/"+name, nil, nil)
 	}
 	e.must("DELETE", "/containers/new?force=1", nil, nil)
-	e.stop()
-	if l := e.leftovers(); len(l) > 0 {
-		t.Errorf("left behind: %s", strings.Join(l, "\n"))
-	}
+	e.end()
 }
 
 // TestBothDie kills engine and supervisor at once: nobody can tell how what ran ended, or hold it. The next engine
@@ -105,8 +102,5 @@ func TestBothDie(t *testing.T) {
 	}
 	e.must("POST", "/containers/lost/start", nil, nil)
 	e.must("DELETE", "/containers/lost?force=1", nil, nil)
-	e.stop()
-	if l := e.leftovers(); len(l) > 0 {
-		t.Errorf("left behind: %s", strings.Join(l, "\n"))
-	}
+	e.end()
 }

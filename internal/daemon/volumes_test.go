@@ -8,23 +8,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"gantry/internal/volume"
 )
 
 // volumeOps is a life of volumes in which every step of the service is met: names, an image's content, a container with an
 // anonymous volume, and what is done with whole volumes.
-func volumeOps(autoRemove bool) []struct {
-	method, path string
-	body         any
-} {
+func volumeOps(autoRemove bool) []request {
 	host := map[string]any{"NetworkMode": "none", "AutoRemove": autoRemove, "Binds": []string{"filled:/bin", "kept:/kept"}}
 	config := map[string]any{"Image": "busybox", "Cmd": []string{"sh", "-c", "echo done >/kept/done"}, "HostConfig": host, "Volumes": map[string]any{"/anon": struct{}{}}}
-	return []struct {
-		method, path string
-		body         any
-	}{
+	return []request{
 		{"POST", "/volumes/create", map[string]any{"Name": "doomed", "Labels": map[string]string{"a": "b"}}},
 		{"POST", "/volumes/create", map[string]any{"Name": "kept", "Labels": map[string]string{"a": "b"}}},
 		{"POST", "/containers/create?name=victim", config},
@@ -58,55 +51,14 @@ var five = []string{"1", "2", "3", "4", "5"}
 // TestVolumeCrash kills the engine at every step that volumes take, and at those of the containers that hold them. With the
 // next engine each volume is whole or never was, none is left that went with a container, and nothing lies about.
 func TestVolumeCrash(t *testing.T) {
-	image := busybox(t)
-	e := newEngine(t)
-	e.start()
-	e.must("POST", "/images/load", image, nil)
-	e.stop()
 	points := append(volume.Failpoints(), "container.create.dir", "container.create.volumes", "container.create.record", "container.start.files",
 		"container.remove.mark", "container.remove.record", "container.remove.files")
-	for _, point := range points {
-		for _, autoRemove := range []bool{false, true} {
-			name := point
-			if autoRemove {
-				name += ",rm"
-			}
-			t.Run(name, func(t *testing.T) {
-				e.t = t
-				t.Cleanup(func() { e.cmd.Process.Kill(); e.wait() })
-				volumeCrash(e, point, autoRemove)
-			})
-		}
-	}
+	crashAt(t, points, volumeCrash)
 }
 
 func volumeCrash(e *testEngine, point string, autoRemove bool) {
 	t := e.t
-	e.start("GANTRY_FAILPOINT=" + point)
-	dead := false
-	for _, op := range volumeOps(autoRemove) {
-		code, text := e.call(op.method, op.path, op.body, nil)
-		if code == 0 {
-			dead = true
-			break
-		}
-		if code >= 300 && code != 304 && code != 404 && code != 409 {
-			t.Fatalf("%s: %d %s", op.path, code, text)
-		}
-	}
-	if !dead {
-		// Some steps follow the reply.
-		select {
-		case err := <-e.ended:
-			e.ended <- err
-		case <-time.After(60 * time.Second):
-			t.Fatal("the fail point was not reached")
-		}
-	}
-	if err := e.wait(); !e.crashed(err) {
-		t.Fatalf("the engine ended by itself: %v\n%s", err, e.log())
-	}
-	e.start()
+	e.dieAt(point, volumeOps(autoRemove))
 	volumesWhole(e, point)
 	e.call("DELETE", "/containers/victim?v=1&force=1", nil, nil)
 	if code, text := e.call("POST", "/gantry/undo?ref=victim", nil, nil); code == 200 {
@@ -131,7 +83,7 @@ func volumeCrash(e *testEngine, point string, autoRemove bool) {
 		e.must("DELETE", "/volumes/"+v.Name, nil, nil)
 	}
 	e.must("DELETE", "/gantry/trash", nil, nil)
-	e.stop() // waits for what follows replies
+	e.end()
 	entries, _ := os.ReadDir(filepath.Join(e.root, "data/volumes"))
 	for _, x := range entries {
 		if !strings.HasPrefix(x.Name(), ".") {
@@ -140,9 +92,6 @@ func volumeCrash(e *testEngine, point string, autoRemove bool) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(e.root, "data/volumes/.trash")); len(left) > 0 {
 		t.Errorf("left in the trash: %v", left)
-	}
-	if l := e.leftovers(); len(l) > 0 {
-		t.Errorf("left behind after a crash at %s:\n%s\n%s", point, strings.Join(l, "\n"), e.log())
 	}
 }
 
