@@ -3,8 +3,8 @@ package initproc
 import (
 	"errors"
 	"strconv"
-	"unicode/utf8"
 
+	"gantry/internal/runtime/jsonstring"
 	"gantry/internal/runtime/spec"
 )
 
@@ -164,52 +164,13 @@ func (d *decoder) escaped(i int) string {
 			out = append(out, c)
 			continue
 		}
-		if len(b) == 0 {
+		var ok bool
+		if out, b, ok = jsonstring.Unescape(out, b); !ok {
 			break
-		}
-		c, b = b[0], b[1:]
-		switch c {
-		case '"', '\\', '/':
-			out = append(out, c)
-		case 'b':
-			out = append(out, '\b')
-		case 'f':
-			out = append(out, '\f')
-		case 'n':
-			out = append(out, '\n')
-		case 'r':
-			out = append(out, '\r')
-		case 't':
-			out = append(out, '\t')
-		case 'u':
-			r, ok := hex4(b)
-			if !ok {
-				d.fail()
-				return ""
-			}
-			b = b[4:]
-			if r >= 0xD800 && r < 0xDC00 && len(b) >= 6 && b[0] == '\\' && b[1] == 'u' {
-				if low, ok := hex4(b[2:]); ok && low >= 0xDC00 && low < 0xE000 {
-					r = (r-0xD800)<<10 | (low - 0xDC00) + 0x10000
-					b = b[6:]
-				}
-			}
-			out = utf8.AppendRune(out, r) // a lone surrogate becomes U+FFFD, as with encoding/json
-		default:
-			d.fail()
-			return ""
 		}
 	}
 	d.fail()
 	return ""
-}
-
-func hex4(b []byte) (rune, bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	return rune(n), err == nil
 }
 
 func (d *decoder) number() string {

@@ -3,10 +3,10 @@ package jsonlog
 import (
 	"bytes"
 	"encoding/json"
-	"strconv"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
+
+	"gantry/internal/runtime/jsonstring"
 )
 
 // Record is one record of a log.
@@ -97,51 +97,8 @@ func unquote(dst, src []byte) (_, rest []byte, ok bool) {
 		if src[i] == '"' {
 			return dst, src[i+1:], true
 		}
-		src = src[i+1:]
-		if len(src) == 0 {
-			return dst, nil, false
-		}
-		c := src[0]
-		src = src[1:]
-		switch c {
-		case '"', '\\', '/':
-			dst = append(dst, c)
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'u':
-			r, ok := hex4(src)
-			if !ok {
-				return dst, nil, false
-			}
-			src = src[4:]
-			if utf16.IsSurrogate(r) {
-				low, ok := rune(0), false
-				if len(src) >= 6 && src[0] == '\\' && src[1] == 'u' {
-					low, ok = hex4(src[2:])
-				}
-				if r = utf16.DecodeRune(r, low); ok && r != utf8.RuneError {
-					src = src[6:]
-				}
-			}
-			dst = utf8.AppendRune(dst, r)
-		default:
+		if dst, src, ok = jsonstring.Unescape(dst, src[i+1:]); !ok {
 			return dst, nil, false
 		}
 	}
-}
-
-func hex4(b []byte) (rune, bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	return rune(n), err == nil
 }
