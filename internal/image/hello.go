@@ -118,21 +118,27 @@ func helloImage(arch string) (rootfs, config []byte, err error) {
 	if err := w.Close(); err != nil {
 		return nil, nil, err
 	}
+	c := builtinConfig(arch, buf.Bytes(), "the image inside the program")
+	c.Config.Cmd = []string{"/hello"}
+	config, err = json.Marshal(c)
+	return buf.Bytes(), config, err
+}
+
+// builtinConfig describes an image of one layer that is made of this program.
+func builtinConfig(arch string, rootfs []byte, comment string) *dockerspec.DockerOCIImage {
 	created := helloTime
-	c := dockerspec.DockerOCIImage{Image: ocispec.Image{
+	c := &dockerspec.DockerOCIImage{Image: ocispec.Image{
 		Created:  &created,
 		Platform: ocispec.Platform{OS: "linux", Architecture: arch},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(buf.Bytes())}},
-		History:  []ocispec.History{{Created: &created, CreatedBy: "gantry", Comment: "the image inside the program"}},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(rootfs)}},
+		History:  []ocispec.History{{Created: &created, CreatedBy: "gantry", Comment: comment}},
 	}}
 	if arch == "arm64" {
 		c.Variant = "v8"
 	}
-	c.Config.Cmd = []string{"/hello"}
 	c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	c.Config.WorkingDir = "/"
-	config, err = json.Marshal(c)
-	return buf.Bytes(), config, err
+	return c
 }
 
 // helloBase is where the program lies in memory.

@@ -7,10 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // registryImage makes an image of this very program, which is a registry, too: `run -d -p 5000:5000 registry` works
@@ -51,20 +47,9 @@ func registryImage(arch string) (rootfs, config []byte, err error) {
 	if err := w.Close(); err != nil {
 		return nil, nil, err
 	}
-	created := helloTime
-	c := dockerspec.DockerOCIImage{Image: ocispec.Image{
-		Created:  &created,
-		Platform: ocispec.Platform{OS: "linux", Architecture: arch},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(buf.Bytes())}},
-		History:  []ocispec.History{{Created: &created, CreatedBy: "gantry", Comment: "the registry inside the program"}},
-	}}
-	if arch == "arm64" {
-		c.Variant = "v8"
-	}
+	c := builtinConfig(arch, buf.Bytes(), "the registry inside the program")
 	c.Config.Entrypoint = []string{"/bin/gantry", "registry", "serve"}
 	c.Config.ExposedPorts = map[string]struct{}{"5000/tcp": {}}
-	c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	c.Config.WorkingDir = "/"
 	config, err = json.Marshal(c)
 	return buf.Bytes(), config, err
 }
