@@ -2,6 +2,7 @@ package solve
 
 import (
 	"context"
+	"slices"
 
 	"gantry/internal/build/graph"
 	"gantry/internal/errs"
@@ -10,33 +11,43 @@ import (
 
 // merge lays the layers of all inputs over each other.
 func (j *job) merge(ctx context.Context, ins []*Ref) ([]*Ref, error) {
-	below := ins[0]
-	var last *layer.Draft
+	var dirs []string
 	for _, in := range ins[1:] {
-		for _, l := range j.s.pile(in) {
-			d, err := j.s.newDraft(below)
-			if err != nil {
-				return nil, err
-			}
-			if last != nil {
-				last.Release() // held by d
-			}
-			last = d
-			if err := d.Copy(ctx, l); err != nil {
-				d.Release()
-				return nil, err
-			}
-			if err := d.Finish(ctx, j.finishing(nil)); err != nil {
-				d.Release()
-				return nil, err
-			}
-			below = &Ref{draft: d, empty: d.Empty()}
+		dirs = append(dirs, j.s.pile(in)...)
+	}
+	bottom := ins[0]
+	top, err := j.stack(ctx, bottom, dirs)
+	if err != nil {
+		return nil, err
+	}
+	if top == bottom {
+		top = &Ref{chain: bottom.chain, draft: hold(bottom.draft), empty: true}
+	}
+	return []*Ref{top}, nil
+}
+
+// stack copies directories of layers on top of below, each to a layer of its own. Of none it returns below itself.
+func (j *job) stack(ctx context.Context, below *Ref, dirs []string) (*Ref, error) {
+	var last *layer.Draft
+	for _, dir := range dirs {
+		d, err := j.s.newDraft(below)
+		if last != nil {
+			last.Release() // held by d
 		}
+		if err != nil {
+			return nil, err
+		}
+		last = d
+		if err = d.Copy(ctx, dir); err == nil {
+			err = d.Finish(ctx, j.finishing(nil))
+		}
+		if err != nil {
+			d.Release()
+			return nil, err
+		}
+		below = &Ref{draft: d, empty: d.Empty()}
 	}
-	if last == nil {
-		return []*Ref{{chain: below.chain, draft: hold(below.draft), empty: true}}, nil
-	}
-	return []*Ref{below}, nil
+	return below, nil
 }
 
 func hold(d *layer.Draft) *layer.Draft {
@@ -70,34 +81,12 @@ func (j *job) diff(ctx context.Context, op *graph.Diff, ins []*Ref) ([]*Ref, err
 		return ins[n]
 	}
 	lower, upper := j.s.pile(at(op.Lower)), j.s.pile(at(op.Upper))
-	if len(upper) < len(lower) {
+	if len(upper) < len(lower) || !slices.Equal(lower, upper[:len(lower)]) {
 		return nil, errs.NotImplemented.Errorf("the difference of file systems of which one is not made from the other is not supported")
 	}
-	for i := range lower {
-		if lower[i] != upper[i] {
-			return nil, errs.NotImplemented.Errorf("the difference of file systems of which one is not made from the other is not supported")
-		}
+	top, err := j.stack(ctx, &Ref{}, upper[len(lower):])
+	if err != nil {
+		return nil, err
 	}
-	below := &Ref{}
-	var last *layer.Draft
-	for _, l := range upper[len(lower):] {
-		d, err := j.s.newDraft(below)
-		if err != nil {
-			return nil, err
-		}
-		if last != nil {
-			last.Release()
-		}
-		last = d
-		if err := d.Copy(ctx, l); err != nil {
-			d.Release()
-			return nil, err
-		}
-		if err := d.Finish(ctx, j.finishing(nil)); err != nil {
-			d.Release()
-			return nil, err
-		}
-		below = &Ref{draft: d, empty: d.Empty()}
-	}
-	return []*Ref{below}, nil
+	return []*Ref{top}, nil
 }
