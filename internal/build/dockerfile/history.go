@@ -89,7 +89,12 @@ func (w *walk) meta(code string) graph.Meta {
 
 // name is "[stage 2/5] RUN make", with variables replaced where they have a value.
 func (w *walk) name(code string, env shell.EnvGetter) string {
-	first, rest, ok := strings.Cut(show(w.s.c.lex, code, env), " ")
+	return w.title(show(w.s.c.lex, code, env))
+}
+
+// title is the step's name that says code, its keyword in capitals.
+func (w *walk) title(code string) string {
+	first, rest, ok := strings.Cut(code, " ")
 	code = strings.ToUpper(first)
 	if ok {
 		code += " " + rest

@@ -93,15 +93,7 @@ func (w *walk) runName(cmd *instructions.RunCommand, shown string) string {
 			env = masked{env, *m.Env}
 		}
 	}
-	first, rest, ok := strings.Cut(show(&lex, shown, env), " ")
-	shown = strings.ToUpper(first)
-	if ok {
-		shown += " " + rest
-	}
-	if w.cmd.trigger {
-		shown = "ONBUILD " + shown
-	}
-	return w.s.prefix(shown)
+	return w.title(show(&lex, shown, env))
 }
 
 // masked shows that a variable's value is a secret, which isn't known here anyway.
