@@ -272,39 +272,43 @@ func perDevice(list []DeviceLimit, key string, convert func(uint64) uint64) []st
 	return out
 }
 
+// plan is what is to be written, in that order.
+type plan []write
+
+func (p *plan) add(controller, file, warning string, values ...string) {
+	if len(values) > 0 {
+		*p = append(*p, write{controller: controller, file: file, values: values, warning: warning})
+	}
+}
+
 // planV1 lists the version 1 files to write, in an order that the kernel accepts in a fresh group. pids.max is
 // not among them: it is written after the fork, see [Group.Join].
-func planV1(r Resources) []write {
-	var p []write
-	add := func(controller, file, warning string, values ...string) {
-		if len(values) > 0 {
-			p = append(p, write{controller: controller, file: file, values: values, warning: warning})
-		}
-	}
+func planV1(r Resources) plan {
+	var p plan
 	if r.CpusetCpus != "" {
-		add("cpuset", "cpuset.cpus", "", r.CpusetCpus)
+		p.add("cpuset", "cpuset.cpus", "", r.CpusetCpus)
 	}
 	if r.CpusetMems != "" {
-		add("cpuset", "cpuset.mems", "", r.CpusetMems)
+		p.add("cpuset", "cpuset.mems", "", r.CpusetMems)
 	}
 	if r.CPUShares > 0 {
-		add("cpu", "cpu.shares", "", num(r.CPUShares))
+		p.add("cpu", "cpu.shares", "", num(r.CPUShares))
 	}
 	if r.CPURealtimePeriod > 0 {
-		add("cpu", "cpu.rt_period_us", "", num(r.CPURealtimePeriod))
+		p.add("cpu", "cpu.rt_period_us", "", num(r.CPURealtimePeriod))
 	}
 	if r.CPURealtimeRuntime > 0 {
-		add("cpu", "cpu.rt_runtime_us", "", num(r.CPURealtimeRuntime))
+		p.add("cpu", "cpu.rt_runtime_us", "", num(r.CPURealtimeRuntime))
 	}
 	quota, period := r.cfs()
 	if period > 0 {
-		add("cpu", "cpu.cfs_period_us", "", num(period))
+		p.add("cpu", "cpu.cfs_period_us", "", num(period))
 	}
 	if quota != 0 {
-		add("cpu", "cpu.cfs_quota_us", "", num(quota))
+		p.add("cpu", "cpu.cfs_quota_us", "", num(quota))
 	}
 	if r.Memory != 0 {
-		add("memory", "memory.limit_in_bytes", "", num(r.Memory))
+		p.add("memory", "memory.limit_in_bytes", "", num(r.Memory))
 	}
 	if s := r.swap(); s > 0 || s < 0 && r.MemorySwap < 0 {
 		// After memory.limit_in_bytes, for memsw may never be below it. An unlimited one needs no file.
@@ -312,16 +316,16 @@ func planV1(r Resources) []write {
 		if s < 0 {
 			w = silently
 		}
-		add("memory", "memory.memsw.limit_in_bytes", w, num(s))
+		p.add("memory", "memory.memsw.limit_in_bytes", w, num(s))
 	}
 	if r.MemoryReservation != 0 {
-		add("memory", "memory.soft_limit_in_bytes", "", num(r.MemoryReservation))
+		p.add("memory", "memory.soft_limit_in_bytes", "", num(r.MemoryReservation))
 	}
 	if r.Swappiness != nil {
-		add("memory", "memory.swappiness", warnSwappiness, num(*r.Swappiness))
+		p.add("memory", "memory.swappiness", warnSwappiness, num(*r.Swappiness))
 	}
 	if r.OOMKillDisable {
-		add("memory", "memory.oom_control", "", "1")
+		p.add("memory", "memory.oom_control", "", "1")
 	}
 	if r.BlkioWeight > 0 {
 		p = append(p, write{
@@ -335,29 +339,24 @@ func planV1(r Resources) []write {
 			alt: &write{file: "blkio.bfq.weight_device", values: v}, warning: warnWeightDev,
 		})
 	}
-	add("blkio", "blkio.throttle.read_bps_device", warnReadBps, perDevice(r.BlkioDeviceReadBps, "", nil)...)
-	add("blkio", "blkio.throttle.write_bps_device", warnWriteBps, perDevice(r.BlkioDeviceWriteBps, "", nil)...)
-	add("blkio", "blkio.throttle.read_iops_device", warnReadIOps, perDevice(r.BlkioDeviceReadIOps, "", nil)...)
-	add("blkio", "blkio.throttle.write_iops_device", warnWriteIOps, perDevice(r.BlkioDeviceWriteIOps, "", nil)...)
+	p.add("blkio", "blkio.throttle.read_bps_device", warnReadBps, perDevice(r.BlkioDeviceReadBps, "", nil)...)
+	p.add("blkio", "blkio.throttle.write_bps_device", warnWriteBps, perDevice(r.BlkioDeviceWriteBps, "", nil)...)
+	p.add("blkio", "blkio.throttle.read_iops_device", warnReadIOps, perDevice(r.BlkioDeviceReadIOps, "", nil)...)
+	p.add("blkio", "blkio.throttle.write_iops_device", warnWriteIOps, perDevice(r.BlkioDeviceWriteIOps, "", nil)...)
 	return p
 }
 
 // planV2 lists the version 2 files to write.
-func planV2(r Resources) []write {
-	var p []write
-	add := func(controller, file, warning string, values ...string) {
-		if len(values) > 0 {
-			p = append(p, write{controller: controller, file: file, values: values, warning: warning})
-		}
-	}
+func planV2(r Resources) plan {
+	var p plan
 	if r.CpusetCpus != "" {
-		add("cpuset", "cpuset.cpus", "", r.CpusetCpus)
+		p.add("cpuset", "cpuset.cpus", "", r.CpusetCpus)
 	}
 	if r.CpusetMems != "" {
-		add("cpuset", "cpuset.mems", "", r.CpusetMems)
+		p.add("cpuset", "cpuset.mems", "", r.CpusetMems)
 	}
 	if r.CPUShares > 0 {
-		add("cpu", "cpu.weight", "", num(weight(r.CPUShares)))
+		p.add("cpu", "cpu.weight", "", num(weight(r.CPUShares)))
 	}
 	if quota, period := r.cfs(); quota != 0 || period != 0 {
 		v := "max"
@@ -367,26 +366,26 @@ func planV2(r Resources) []write {
 		if period > 0 {
 			v += " " + num(period)
 		}
-		add("cpu", "cpu.max", "", v)
+		p.add("cpu", "cpu.max", "", v)
 	}
 	if r.Memory != 0 {
-		add("memory", "memory.max", "", numOrMax(r.Memory))
+		p.add("memory", "memory.max", "", numOrMax(r.Memory))
 	}
 	switch s := r.swap(); {
 	case s < 0 && r.MemorySwap < 0:
-		add("memory", "memory.swap.max", silently, "max")
+		p.add("memory", "memory.swap.max", silently, "max")
 	case s > 0 && r.Memory > 0:
-		add("memory", "memory.swap.max", warnSwap, num(s-r.Memory))
+		p.add("memory", "memory.swap.max", warnSwap, num(s-r.Memory))
 	}
 	if r.MemoryReservation != 0 {
 		v := r.MemoryReservation
 		if v < 0 {
 			v = 0
 		}
-		add("memory", "memory.low", "", num(v))
+		p.add("memory", "memory.low", "", num(v))
 	}
 	if r.PidsLimit != 0 {
-		add("pids", "pids.max", "", numOrMax(r.PidsLimit))
+		p.add("pids", "pids.max", "", numOrMax(r.PidsLimit))
 	}
 	if r.BlkioWeight > 0 {
 		// BFQ's own file takes the value as it is; io.weight, of io.cost, has another scale.
@@ -401,7 +400,7 @@ func planV2(r Resources) []write {
 			alt: &write{file: "io.weight", values: perDevice(r.BlkioWeightDevice, "", ioWeight)}, warning: warnWeightDev,
 		})
 	}
-	add("io", "io.max", warnReadBps, slices.Concat(
+	p.add("io", "io.max", warnReadBps, slices.Concat(
 		perDevice(r.BlkioDeviceReadBps, "rbps=", nil), perDevice(r.BlkioDeviceWriteBps, "wbps=", nil),
 		perDevice(r.BlkioDeviceReadIOps, "riops=", nil), perDevice(r.BlkioDeviceWriteIOps, "wiops=", nil))...)
 	return p
