@@ -14,7 +14,6 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -25,14 +24,14 @@ func Prune(fs *pflag.FlagSet, _ *command.Env) command.Run {
 	var keep flags.Bytes
 	fs.Var(&keep, "keep-storage", "How much may stay")
 	fs.Var(&keep, "max-used-space", "How much may stay")
-	filters := client.Filters{}
-	fs.Var(&flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}, "filter", "Only what matches: until=24h, unused-for=24h, type=…, id=…")
+	var filters client.Filters
+	command.Filters(fs, &filters, "", "Only what matches: until=24h, unused-for=24h, type=…, id=…")
 	return func(ctx context.Context, env *command.Env, _ []string) error {
 		what := "WARNING! This will remove all dangling build cache."
 		if *all {
 			what = "WARNING! This will remove all build cache."
 		}
-		if !*force && !command.Confirm(env, what+" Are you sure you want to continue?") {
+		if !*force && !command.Confirm(env, what) {
 			return nil
 		}
 		c, err := env.Client()
@@ -54,14 +53,8 @@ func Prune(fs *pflag.FlagSet, _ *command.Env) command.Run {
 		if err := c.JSON(ctx, client.Request{Method: "POST", Path: "/build/prune", Query: q}, &r); err != nil {
 			return err
 		}
-		if len(r.CachesDeleted) > 0 {
-			fmt.Fprintln(env.IO.Out, "Deleted build cache objects:")
-			for _, id := range r.CachesDeleted {
-				fmt.Fprintln(env.IO.Out, id)
-			}
-			fmt.Fprintln(env.IO.Out)
-		}
-		fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(r.SpaceReclaimed)))
+		command.Removed(env, "Deleted build cache objects:", r.CachesDeleted)
+		command.Reclaimed(env, r.SpaceReclaimed)
 		return nil
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/docker/go-units"
 )
 
 // WriteOutput copies r to the file path, or to stdout if that is empty. The file is there whole or not at all.
@@ -62,6 +64,32 @@ func CheckOutput(env *Env, path, verb string) error {
 		return fmt.Errorf("failed to %s: invalid output path: %q must be a regular file: got a directory", verb, path)
 	}
 	return nil
+}
+
+// Each does f for every name; failures come together after the others.
+func Each(names []string, f func(string) error) error {
+	var failed []string
+	for _, n := range names {
+		if err := f(n); err != nil {
+			failed = append(failed, err.Error())
+		}
+	}
+	if len(failed) > 0 {
+		return errors.New(strings.Join(failed, "\n"))
+	}
+	return nil
+}
+
+// Removed lists what a prune removed, if anything.
+func Removed(env *Env, title string, gone []string) {
+	if len(gone) > 0 {
+		fmt.Fprintf(env.IO.Out, "%s\n%s\n\n", title, strings.Join(gone, "\n"))
+	}
+}
+
+// Reclaimed says how much room a removal made.
+func Reclaimed(env *Env, bytes uint64) {
+	fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(bytes)))
 }
 
 // Confirm asks; anything but y or yes is a no.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/image"
 
 	"gantry/internal/client"
 )
@@ -28,4 +29,16 @@ func ShowPrunable(ctx context.Context, env *Env, c *client.Client, f client.Filt
 			fmt.Fprintln(env.IO.Out)
 		}
 	}
+}
+
+// Gone names the images that a prune removed, as Docker's do.
+func Gone(report image.PruneReport) (lines []string) {
+	for _, d := range report.ImagesDeleted {
+		if d.Untagged != "" {
+			lines = append(lines, "untagged: "+d.Untagged)
+		} else {
+			lines = append(lines, "deleted: "+d.Deleted)
+		}
+	}
+	return lines
 }

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -162,8 +160,7 @@ var Prune = &command.Command{
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var filters client.Filters
 		force := fs.BoolP("force", "f", false, "Do not ask")
-		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
-		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
+		command.Filters(fs, &filters, "", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
 		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
 			c, err := env.Client()
@@ -180,10 +177,8 @@ var Prune = &command.Command{
 			if err := c.Prune(choose(ctx), "containers", filters, &out); err != nil {
 				return err
 			}
-			if len(out.ContainersDeleted) > 0 {
-				fmt.Fprintf(env.IO.Out, "Deleted Containers:\n%s\n\n", strings.Join(out.ContainersDeleted, "\n"))
-			}
-			fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(out.SpaceReclaimed)))
+			command.Removed(env, "Deleted Containers:", out.ContainersDeleted)
+			command.Reclaimed(env, out.SpaceReclaimed)
 			return nil
 		}
 	},

@@ -7,9 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -19,8 +17,7 @@ var List = &command.Command{
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var o client.ListOptions
 		fs.BoolVarP(&o.All, "all", "a", false, "Those that do not run, too")
-		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, o.Filters.Add) }}
-		fs.VarP(filter, "filter", "f", "Only those that meet a condition, such as status=exited")
+		command.Filters(fs, &o.Filters, "f", "Only those that meet a condition, such as status=exited")
 		format := fs.String("format", "", "table, json, or a Go template; table TEMPLATE has headers")
 		last := fs.IntP("last", "n", -1, "Only the last n created, whatever their state")
 		latest := fs.BoolP("latest", "l", false, "Only the last created, whatever its state")

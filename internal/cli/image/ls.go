@@ -9,9 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -22,8 +20,7 @@ var List = &command.Command{
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var filters client.Filters
 		all := fs.BoolP("all", "a", false, "Those in between, too")
-		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
-		fs.VarP(filter, "filter", "f", "Only those that meet a condition, such as dangling=true")
+		command.Filters(fs, &filters, "f", "Only those that meet a condition, such as dangling=true")
 		format := fs.String("format", "", "table, json, or a Go template; table TEMPLATE has headers")
 		digests := fs.Bool("digests", false, "Digests, too")
 		noTrunc := fs.Bool("no-trunc", false, "Do not shorten anything")

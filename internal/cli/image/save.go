@@ -7,14 +7,12 @@ import (
 	"os"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/image"
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -114,8 +112,7 @@ var Prune = &command.Command{
 		var filters client.Filters
 		all := fs.BoolP("all", "a", false, "All that no container uses, not only those without a name")
 		force := fs.BoolP("force", "f", false, "Do not ask")
-		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
-		fs.Var(filter, "filter", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
+		command.Filters(fs, &filters, "", "Only those that meet a condition (e.g. \"until=<timestamp>\")")
 		choose := command.Removal(fs, env)
 		return func(ctx context.Context, env *command.Env, args []string) error {
 			question, kind := "WARNING! This will remove all dangling images.", "images"
@@ -139,18 +136,8 @@ var Prune = &command.Command{
 			if err := c.Prune(choose(ctx), "images", filters, &out); err != nil {
 				return err
 			}
-			if len(out.ImagesDeleted) > 0 {
-				fmt.Fprintln(env.IO.Out, "Deleted Images:")
-				for _, d := range out.ImagesDeleted {
-					if d.Untagged != "" {
-						fmt.Fprintln(env.IO.Out, "untagged:", d.Untagged)
-					} else {
-						fmt.Fprintln(env.IO.Out, "deleted:", d.Deleted)
-					}
-				}
-				fmt.Fprintln(env.IO.Out)
-			}
-			fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(out.SpaceReclaimed)))
+			command.Removed(env, "Deleted Images:", command.Gone(out))
+			command.Reclaimed(env, out.SpaceReclaimed)
 			return nil
 		}
 	},

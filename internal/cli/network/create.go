@@ -12,6 +12,7 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
+	"gantry/internal/cli/parse"
 )
 
 // Create is `network create`.
@@ -51,8 +52,8 @@ var Create = &command.Command{
 			if *from != "" {
 				r.ConfigFrom = &network.ConfigReference{Network: *from}
 			}
-			r.Labels, r.Options = pairs(labels.Values), pairs(options.Values)
-			r.IPAM = &network.IPAM{Driver: *ipamDriver, Options: pairs(ipamOptions.Values)}
+			r.Labels, r.Options = parse.Pairs(labels.Values), parse.Pairs(options.Values)
+			r.IPAM = &network.IPAM{Driver: *ipamDriver, Options: parse.Pairs(ipamOptions.Values)}
 			if r.IPAM.Config, err = w.config(); err != nil {
 				return err
 			}
@@ -71,16 +72,6 @@ var Create = &command.Command{
 			return nil
 		}
 	},
-}
-
-// pairs reads k=v; a k alone has an empty value.
-func pairs(list []string) map[string]string {
-	m := map[string]string{}
-	for _, s := range list {
-		k, v, _ := strings.Cut(s, "=")
-		m[k] = v
-	}
-	return m
 }
 
 // wishes are the addresses that the user gives. Which subnet each belongs to follows from the address itself.

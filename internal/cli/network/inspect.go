@@ -6,10 +6,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
-	"gantry/internal/client"
 )
 
 // Inspect is `network inspect`.
@@ -30,10 +27,4 @@ var Inspect = &command.Command{
 			})
 		}
 	},
-}
-
-func pruneFilters(fs *pflag.FlagSet) *client.Filters {
-	f := new(client.Filters)
-	fs.Var(&flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, f.Add) }}, "filter", "Only those that meet a condition, such as until=24h")
-	return f
 }

@@ -10,9 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -21,7 +19,7 @@ var List = &command.Command{
 	Name: "ls", Aliases: []string{"list"}, Args: "[OPTIONS]", Short: "List networks",
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var filters client.Filters
-		fs.VarP(&flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}, "filter", "f", "Only those that meet a condition, such as driver=bridge")
+		command.Filters(fs, &filters, "f", "Only those that meet a condition, such as driver=bridge")
 		format := fs.String("format", "", "table, json, or a Go template; table TEMPLATE has headers")
 		noTrunc := fs.Bool("no-trunc", false, "Do not shorten anything")
 		quiet := fs.BoolP("quiet", "q", false, "Only IDs")

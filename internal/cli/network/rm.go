@@ -21,7 +21,7 @@ var Remove = &command.Command{
 			if err != nil {
 				return err
 			}
-			return each(args, func(name string) error {
+			return command.Each(args, func(name string) error {
 				err := c.NetworkRemove(ctx, name)
 				if err != nil && *force && client.IsNotFound(err) {
 					return nil
@@ -39,32 +39,22 @@ var Remove = &command.Command{
 var Prune = &command.Command{
 	Name: "prune", Args: "[OPTIONS]", Short: "Remove the networks that no container uses",
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
-		filters := pruneFilters(fs)
+		var filters client.Filters
+		command.Filters(fs, &filters, "", "Only those that meet a condition, such as until=24h")
 		force := fs.BoolP("force", "f", false, "Do not ask")
 		return func(ctx context.Context, env *command.Env, args []string) error {
-			if !*force {
-				fmt.Fprint(env.IO.Out, "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue? [y/N] ")
-				var answer string
-				fmt.Fscanln(env.IO.In, &answer)
-				if answer != "y" && answer != "Y" {
-					return nil
-				}
+			if !*force && !command.Confirm(env, "WARNING! This will remove all custom networks not used by at least one container.") {
+				return nil
 			}
 			c, err := env.Client()
 			if err != nil {
 				return err
 			}
-			report, err := c.NetworkPrune(ctx, *filters)
+			report, err := c.NetworkPrune(ctx, filters)
 			if err != nil {
 				return err
 			}
-			if len(report.NetworksDeleted) > 0 {
-				fmt.Fprintln(env.IO.Out, "Deleted Networks:")
-				for _, n := range report.NetworksDeleted {
-					fmt.Fprintln(env.IO.Out, n)
-				}
-				fmt.Fprintln(env.IO.Out)
-			}
+			command.Removed(env, "Deleted Networks:", report.NetworksDeleted)
 			return nil
 		}
 	},

@@ -56,6 +56,16 @@ func EnvFile(r io.Reader, lookup func(string) (string, bool)) ([]string, error) 
 	return out, sc.Err()
 }
 
+// Pairs reads a list of k=v; a k alone has an empty value.
+func Pairs(list []string) map[string]string {
+	m := map[string]string{}
+	for _, s := range list {
+		k, v, _ := strings.Cut(s, "=")
+		m[k] = v
+	}
+	return m
+}
+
 // KeyValues joins what the files say with what the flags say, which comes last and so wins.
 func KeyValues(files, flags []string, lookup func(string) (string, bool)) ([]string, error) {
 	var out []string

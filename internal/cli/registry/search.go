@@ -8,9 +8,7 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/credentials"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
-	"gantry/internal/cli/parse"
 	"gantry/internal/client"
 )
 
@@ -20,7 +18,7 @@ var Search = &command.Command{
 	Min: 1, Max: 1,
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var filters client.Filters
-		fs.VarP(&flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}, "filter", "f", "Only those that meet a condition: is-official=true, stars=3")
+		command.Filters(fs, &filters, "f", "Only those that meet a condition: is-official=true, stars=3")
 		format := fs.String("format", "", "table, json, or a Go template")
 		limit := fs.Int("limit", 0, "No more than this, of at most 100")
 		noTrunc := fs.Bool("no-trunc", false, "Do not shorten descriptions")

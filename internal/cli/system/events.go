@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
-	"gantry/internal/cli/flags"
 	"gantry/internal/cli/formatter"
 	"gantry/internal/cli/parse"
 	"gantry/internal/client"
@@ -25,8 +24,7 @@ var Events = &command.Command{
 	Name: "events", Top: "events", Args: "[OPTIONS]", Short: "Show what happens as it happens",
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
 		var filters client.Filters
-		filter := &flags.Each{Kind: "filter", Parse: func(s string) error { return parse.Filter(s, filters.Add) }}
-		fs.VarP(filter, "filter", "f", "Only events that meet a condition, such as type=container")
+		command.Filters(fs, &filters, "f", "Only events that meet a condition, such as type=container")
 		since := fs.String("since", "", "From this time on, or from that long ago")
 		until := fs.String("until", "", "Up to this time, or that long ago; then end")
 		format := fs.String("format", "", "json, or a Go template")

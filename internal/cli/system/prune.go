@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
@@ -95,19 +94,12 @@ func (p *pruning) steps() []step {
 		}})
 	}
 	return append(steps,
-		step{imageKind, imageWarning, "Deleted Images:", func(ctx context.Context, c *client.Client) (gone []string, freed uint64, err error) {
+		step{imageKind, imageWarning, "Deleted Images:", func(ctx context.Context, c *client.Client) ([]string, uint64, error) {
 			f := p.clone()
 			f.Add("dangling", fmt.Sprint(!p.all))
 			var out image.PruneReport
-			err = c.Prune(ctx, "images", f, &out)
-			for _, d := range out.ImagesDeleted {
-				if d.Untagged != "" {
-					gone = append(gone, "untagged: "+d.Untagged)
-				} else {
-					gone = append(gone, "deleted: "+d.Deleted)
-				}
-			}
-			return gone, out.SpaceReclaimed, err
+			err := c.Prune(ctx, "images", f, &out)
+			return command.Gone(out), out.SpaceReclaimed, err
 		}},
 		step{"build cache", cacheWarning, "Deleted build cache objects:", func(ctx context.Context, c *client.Client) ([]string, uint64, error) {
 			var out build.CachePruneReport
@@ -158,10 +150,8 @@ func (p *pruning) run(ctx context.Context, env *command.Env, c *client.Client) e
 			return err
 		}
 		freed += n
-		if len(gone) > 0 {
-			fmt.Fprintf(env.IO.Out, "%s\n%s\n\n", s.title, strings.Join(gone, "\n"))
-		}
+		command.Removed(env, s.title, gone)
 	}
-	fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(freed)))
+	command.Reclaimed(env, freed)
 	return nil
 }

@@ -95,6 +95,6 @@ func emptyTrash(ctx context.Context, env *command.Env, c *client.Client, args []
 		}
 		bytes += done.SpaceReclaimed
 	}
-	fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(bytes)))
+	command.Reclaimed(env, uint64(bytes))
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/flags"
+	"gantry/internal/cli/parse"
 )
 
 // Create is `volume create`.
@@ -32,7 +33,7 @@ var Create = &command.Command{
 				}
 				r.Name = args[0]
 			}
-			r.Labels, r.DriverOpts = pairs(labels.Values), pairs(options.Values)
+			r.Labels, r.DriverOpts = parse.Pairs(labels.Values), parse.Pairs(options.Values)
 			c, err := env.Client()
 			if err != nil {
 				return err

@@ -8,13 +8,15 @@ import (
 
 	"gantry/internal/cli/command"
 	"gantry/internal/cli/formatter"
+	"gantry/internal/client"
 )
 
 // List is `volume ls`.
 var List = &command.Command{
 	Name: "ls", Aliases: []string{"list"}, Args: "[OPTIONS]", Short: "List volumes",
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
-		which := filters(fs, "f", "Only those that meet a condition, such as dangling=true")
+		var filters client.Filters
+		command.Filters(fs, &filters, "f", "Only those that meet a condition, such as dangling=true")
 		format := fs.String("format", "", "table, json, or a Go template; table TEMPLATE has headers")
 		quiet := fs.BoolP("quiet", "q", false, "Only names")
 		return func(ctx context.Context, env *command.Env, args []string) error {
@@ -22,7 +24,7 @@ var List = &command.Command{
 			if err != nil {
 				return err
 			}
-			list, err := c.VolumeList(ctx, *which)
+			list, err := c.VolumeList(ctx, filters)
 			if err != nil {
 				return err
 			}

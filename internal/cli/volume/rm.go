@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/volume"
 	"github.com/spf13/pflag"
 
 	"gantry/internal/cli/command"
+	"gantry/internal/client"
 )
 
 // Remove is `volume rm`.
@@ -25,7 +25,7 @@ var Remove = &command.Command{
 			if err != nil {
 				return err
 			}
-			return each(args, func(name string) error {
+			return command.Each(args, func(name string) error {
 				err := c.VolumeRemove(ctx, name, *force)
 				if err == nil {
 					fmt.Fprintln(env.IO.Out, name)
@@ -40,7 +40,8 @@ var Remove = &command.Command{
 var Prune = &command.Command{
 	Name: "prune", Args: "[OPTIONS]", Short: "Remove the volumes that no container uses",
 	Flags: func(fs *pflag.FlagSet, env *command.Env) command.Run {
-		which := filters(fs, "", "Only those that meet a condition, such as label=keep=no")
+		var which client.Filters
+		command.Filters(fs, &which, "", "Only those that meet a condition, such as label=keep=no")
 		force := fs.BoolP("force", "f", false, "Do not ask")
 		all := fs.BoolP("all", "a", false, "Also those that have a name")
 		choose := command.Removal(fs, env)
@@ -59,23 +60,17 @@ var Prune = &command.Command{
 				return err
 			}
 			if !*force {
-				command.ShowPrunable(ctx, env, c, *which, "volumes")
+				command.ShowPrunable(ctx, env, c, which, "volumes")
 				if !command.Confirm(env, question) {
 					return nil
 				}
 			}
 			var report volume.PruneReport
-			if err := c.Prune(ctx, "volumes", *which, &report); err != nil {
+			if err := c.Prune(ctx, "volumes", which, &report); err != nil {
 				return err
 			}
-			if len(report.VolumesDeleted) > 0 {
-				fmt.Fprintln(env.IO.Out, "Deleted Volumes:")
-				for _, n := range report.VolumesDeleted {
-					fmt.Fprintln(env.IO.Out, n)
-				}
-				fmt.Fprintln(env.IO.Out)
-			}
-			fmt.Fprintln(env.IO.Out, "Total reclaimed space:", units.HumanSize(float64(report.SpaceReclaimed)))
+			command.Removed(env, "Deleted Volumes:", report.VolumesDeleted)
+			command.Reclaimed(env, report.SpaceReclaimed)
 			return nil
 		}
 	},

@@ -71,7 +71,7 @@ var Snapshot = &command.Command{
 			case "restore":
 				return c.VolumeRestore(ctx, args[0], args[1])
 			case "rm":
-				return each(args[1:], func(name string) error {
+				return command.Each(args[1:], func(name string) error {
 					err := c.SnapshotRemove(ctx, args[0], name)
 					if err == nil {
 						fmt.Fprintln(env.IO.Out, name)
