@@ -122,7 +122,7 @@ func buildContext(t *testing.T, dockerfile string, file []byte) string {
 // TestDiskFills: each command that fills the disk while it works says so, takes back all that it wrote, and does the same with success
 // when there is room.
 func TestDiskFills(t *testing.T) {
-	e := engine.Gantry(filepath.Join(scratch, "own", "fills"), "--trash", "0s")
+	e := engine.Gantry(filepath.Join(scratch, "own", fmt.Sprint("fills", nextRoot())), "--trash", "0s")
 	disk := smallDisk(t, e, 96)
 	if err := boot(e, "busybox"); err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestDiskFills(t *testing.T) {
 // TestFullDisk: when the data root is full, every command that needs room says so; what is there stays whole and can be
 // used and removed; and when there is room again, all goes on, without a restart and after one.
 func TestFullDisk(t *testing.T) {
-	e := engine.Gantry(filepath.Join(scratch, "own", "full"))
+	e := engine.Gantry(filepath.Join(scratch, "own", fmt.Sprint("full", nextRoot())))
 	disk := smallDisk(t, e, 96)
 	if err := boot(e, "busybox"); err != nil {
 		t.Fatal(err)
@@ -378,7 +378,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestTheTrashGoesFirst: what can be brought back makes room when the disk fills.
 func TestTheTrashGoesFirst(t *testing.T) {
-	e := engine.Gantry(filepath.Join(scratch, "own", "first"))
+	e := engine.Gantry(filepath.Join(scratch, "own", fmt.Sprint("first", nextRoot())))
 	smallDisk(t, e, 96)
 	if err := boot(e, "busybox"); err != nil {
 		t.Fatal(err)
