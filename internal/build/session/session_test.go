@@ -114,6 +114,9 @@ func TestFolder(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a.go"), filepath.Join(dir, "hard")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(filepath.Join(dir, "a.go"), 0o644); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	// Who has the files is no matter of the image's.
 	for _, name := range []string{"a.go", "b"} {
 		if err := os.Chown(filepath.Join(dir, name), 77, 88); err != nil && os.Getuid() == 0 {

@@ -3,6 +3,7 @@ package initproc_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -151,7 +152,16 @@ func newContainer(t testing.TB, args ...string) *container {
 	}
 	write(t, dir+"/lower/etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nalice:x:1000:1001:Alice:/home/alice:/bin/sh\n")
 	write(t, dir+"/lower/etc/group", "root:x:0:\ndaemon:x:1:\nwheel:x:10:root,alice\nalice:x:1001:\nvideo:x:44:\n")
-	os.Chmod(dir, 0o755)
+	// Users of the container's may go everywhere, whatever the umask is here.
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o755)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := &container{t: t, dir: dir}
 	c.Init = spec.Init{
 		Root:  spec.Root{Base: dir, Lower: []string{"lower"}, Upper: "upper", Work: "work", Target: dir + "/root"},
@@ -190,14 +200,14 @@ func copyFile(t testing.TB, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, b, 0o755); err != nil {
+	if err := errors.Join(os.WriteFile(to, b, 0o755), os.Chmod(to, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func write(t testing.TB, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := errors.Join(os.WriteFile(path, []byte(text), 0o644), os.Chmod(path, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 }
