@@ -69,9 +69,11 @@ func TestFrontInits(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	line := regexp.MustCompile(`(?m)^init (\S+) @[\d.]+ ms, ([\d.]+) ms clock`)
-	// What a package's init costs is the least that it took in any of the runs: a machine with other work makes single runs long.
+	// What a package's init costs is the least that it took in any of the runs: a machine with other work makes single runs long. So
+	// one that has much runs on until it has shown what they cost, and only a front that never does is too dear.
 	least := map[string]float64{}
-	for range 40 {
+	sum := maxInits + 1
+	for try := 0; try < 40 || sum > maxInits && try < 1000; try++ {
 		cmd := exec.Command(front, "--version")
 		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 		out, err := cmd.CombinedOutput()
@@ -87,13 +89,13 @@ func TestFrontInits(t *testing.T) {
 				least[m[1]] = ms
 			}
 		}
+		sum = 0
+		for _, ms := range least {
+			sum += ms
+		}
 	}
 	if len(least) < 10 {
 		t.Fatalf("only %d packages in the trace: its format has changed", len(least))
-	}
-	sum := 0.0
-	for _, ms := range least {
-		sum += ms
 	}
 	t.Logf("%d packages take %.3f ms", len(least), sum)
 	if sum > maxInits {
