@@ -77,3 +77,42 @@ func TestPayloadThatDoesNotCome(t *testing.T) {
 		}
 	}
 }
+
+// While init works its runtime's monitor does not displace it; the container's program is scheduled as any other.
+func TestMonitorIsABatchThread(t *testing.T) {
+	c := newContainer(t, "cat", "/proc/self/stat")
+	c.Tell = func(sock int, payload *os.File) {
+		defer told(t, "\n", true)(sock, payload)
+		task := fmt.Sprintf("/proc/%d/task", c.pid)
+		batch := ""
+		for deadline := time.Now().Add(time.Minute); batch == "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			entries, err := os.ReadDir(task)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, e := range entries {
+				stat, _ := os.ReadFile(filepath.Join(task, e.Name(), "stat"))
+				status, _ := os.ReadFile(filepath.Join(task, e.Name(), "status"))
+				if policy(string(stat)) == "3" {
+					batch = field(string(status), "NSpid")
+				}
+			}
+		}
+		if !strings.HasSuffix(batch, " 2") {
+			t.Errorf("a batch thread: %q, want the second", batch)
+		}
+	}
+	stat, _ := c.run()
+	equal(t, "the container's policy", policy(stat), "0")
+}
+
+// policy returns the scheduling policy in a /proc/pid/stat.
+func policy(stat string) string {
+	_, rest, _ := strings.Cut(stat, ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 39 {
+		return ""
+	}
+	return fields[38] // the 41st of all
+}
