@@ -171,7 +171,11 @@ func (s *Service) erase(in intent, left *live, behind bool, freed func()) error 
 		j.end()
 		return err
 	}
-	wait := s.State.Submit(func(tx state.Tx) error {
+	record := s.State.Submit
+	if behind {
+		record = s.State.Later // its sync would take the processor from the client, whose process ends now
+	}
+	wait := record(func(tx state.Tx) error {
 		if in.Item != nil {
 			if err := in.Item.Put(tx); err != nil {
 				return err
