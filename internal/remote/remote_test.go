@@ -356,17 +356,24 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// TestClientCertificate: a registry that wants one gets that of its folder, and no other host does.
-func TestClientCertificate(t *testing.T) {
+// selfSigned makes a certificate (DER) that stands for itself, and its key.
+func selfSigned(t *testing.T, c *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	me, err := x509.CreateCertificate(cryptorand.Reader, template, template, &key.PublicKey, key)
+	c.SerialNumber = big.NewInt(1)
+	der, err := x509.CreateCertificate(cryptorand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return der, key
+}
+
+// TestClientCertificate: a registry that wants one gets that of its folder, and no other host does.
+func TestClientCertificate(t *testing.T) {
+	me, key := selfSigned(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)

@@ -1,15 +1,11 @@
 package remote
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -99,16 +95,9 @@ func TestProxiesThatRefuse(t *testing.T) {
 // TestCertificatesThatWontDo: each says what mends it.
 func TestCertificatesThatWontDo(t *testing.T) {
 	start := func(change func(*x509.Certificate)) (*httptest.Server, []byte) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true}
+		c := &x509.Certificate{NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true}
 		change(c)
-		der, err := x509.CreateCertificate(cryptorand.Reader, c, c, &key.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		der, key := selfSigned(t, c)
 		s := httptest.NewUnstartedServer(http.HandlerFunc(serveManifest))
 		s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 		s.StartTLS()
@@ -116,6 +105,7 @@ func TestCertificatesThatWontDo(t *testing.T) {
 		return s, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	}
 	_, foreign := start(func(*x509.Certificate) {})
+	yesterday := time.Now().Add(-24 * time.Hour) // once, for midnight may come in between
 	for _, c := range []struct {
 		name   string
 		change func(*x509.Certificate)
@@ -123,8 +113,8 @@ func TestCertificatesThatWontDo(t *testing.T) {
 		want   string
 	}{
 		{"good", func(*x509.Certificate) {}, nil, ""},
-		{"ended", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-24 * time.Hour) }, nil,
-			"\nThe certificate of HOST was good until " + time.Now().Add(-24*time.Hour).UTC().Format(time.DateOnly) + ": whoever runs it has it made anew"},
+		{"ended", func(c *x509.Certificate) { c.NotAfter = yesterday }, nil,
+			"\nThe certificate of HOST was good until " + yesterday.UTC().Format(time.DateOnly) + ": whoever runs it has it made anew"},
 		{"not begun", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(24 * time.Hour) }, nil, ": is this machine's clock right?"},
 		{"for another name", func(c *x509.Certificate) { c.DNSNames = []string{"other.example"} }, nil, "\nThe certificate of HOST is for other names"},
 		{"the wrong authority", func(*x509.Certificate) {}, foreign, "\nThe certificate of HOST is signed by nobody this machine knows: put the authority's into /etc/gantry/certs.d/HOST/ca.crt"},
