@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -292,24 +290,12 @@ func (s *faultyStage) Commit(key string) error {
 // startFaulty starts a registry over a folder whose writes fail as set says.
 func startFaulty(t *testing.T, cfg registry.Config) (r *reg, set func(func(op, key string) error)) {
 	t.Helper()
-	data := t.TempDir()
-	st, err := disk.Open(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &faulty{Disk: st}
-	s, err := registry.New(cfg, f, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
-	if err != nil {
-		st.Close()
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(s.Handler())
-	t.Cleanup(func() {
-		srv.Close()
-		s.Close()
-		st.Close()
+	f := new(faulty)
+	r = startOver(t, t.TempDir(), cfg, func(st *disk.Disk) registry.Storage {
+		f.Disk = st
+		return f
 	})
-	return &reg{t: t, s: s, st: st, data: data, url: srv.URL, srv: srv}, func(fail func(op, key string) error) { f.fail.Store(&fail) }
+	return r, func(fail func(op, key string) error) { f.fail.Store(&fail) }
 }
 
 // TestTagsAreDeletedWithoutRoom: another program may take the room of a deleted tag before its manifest's link is marked. The deletion, or

@@ -44,12 +44,18 @@ func start(t *testing.T, cfg registry.Config) *reg {
 
 func startAt(t *testing.T, data string, cfg registry.Config) *reg {
 	t.Helper()
+	return startOver(t, data, cfg, func(st *disk.Disk) registry.Storage { return st })
+}
+
+// startOver starts a registry over what over makes of the folder data.
+func startOver(t *testing.T, data string, cfg registry.Config, over func(*disk.Disk) registry.Storage) *reg {
+	t.Helper()
 	st, err := disk.Open(data)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Data = data
-	s, err := registry.New(cfg, st, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	s, err := registry.New(cfg, over(st), slog.New(slog.NewTextHandler(testWriter{t}, nil)))
 	if err != nil {
 		st.Close()
 		t.Fatal(err)
